@@ -1,0 +1,1 @@
+"""Studies: one readable file each."""

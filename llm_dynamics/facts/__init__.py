@@ -1,0 +1,1 @@
+"""Acquisition and forgetting of facts (Chang et al. 2024)."""

@@ -1,0 +1,1 @@
+"""Probes: texts with a target span, scored in one compiled call and logged by step."""

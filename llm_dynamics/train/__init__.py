@@ -1,0 +1,1 @@
+"""State, step, checkpoints, metrics and the training loop."""
