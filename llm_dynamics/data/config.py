@@ -1,0 +1,49 @@
+"""What a run reads: sources with weights, tokenizer, rows, split, cache."""
+
+import dataclasses
+
+from llm_dynamics.data import sources as sources_lib
+from llm_dynamics.data import tokenizers as tokenizers_lib
+from llm_dynamics.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The data of a run, before anything is read.
+
+    Raises:
+      UserError: a value outside its range, or a source or tokenizer that cannot be parsed.
+    """
+
+    sources: tuple[str, ...] = ("wiki_leads@1",)  # "NAME_OR_PATH[#field]@weight", see docs/data.md
+    tokenizer: str = "bpe:4096"  # "bpe:N", "gpt2", "bytes", or the path of a tokenizer.json
+    length: int = 128  # tokens a row, L
+    batch_size: int = 32  # rows a step, B, over all hosts
+    isolate_documents: bool = True  # attention and positions stop at document boundaries
+    validation_fraction: float = 0.02  # of the documents; 0 = no validation set
+    dedup_threshold: float = 0.5  # Jaccard above which a document is a near duplicate; 1 = exact
+    seed: int = 0  # of the document order and the split
+    cache_dir: str = ""  # "" = $LLM_DYNAMICS_CACHE, or ~/.cache/llm_dynamics
+
+    def __post_init__(self):
+        if not self.sources:
+            raise UserError("sources expects at least one source, got none; try wiki_leads")
+        targets = [sources_lib.parse_source(source)[:2] for source in self.sources]
+        for target in targets:
+            if targets.count(target) > 1:
+                raise UserError(
+                    f"source {target[0]!r} is named more than once in sources={self.sources}; "
+                    "name it once and give it the sum of the weights"
+                )
+        tokenizers_lib.check_spec(self.tokenizer)
+        for name in ("length", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} expects a whole number >= 1, got {getattr(self, name)}")
+        if not 0 <= self.validation_fraction < 1:
+            raise UserError(
+                f"validation_fraction expects 0 <= x < 1, got {self.validation_fraction}"
+            )
+        if not 0 < self.dedup_threshold <= 1:
+            raise UserError(f"dedup_threshold expects 0 < x <= 1, got {self.dedup_threshold}")
+        if self.seed < 0:
+            raise UserError(f"seed expects a whole number >= 0, got {self.seed}")

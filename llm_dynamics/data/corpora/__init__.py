@@ -1,0 +1,1 @@
+"""The corpora that can be fetched by name, as TFDS builders."""
