@@ -1,0 +1,150 @@
+"""Causal, segment-isolated attention: one module, four implementations, one function each.
+
+Axes: B rows, L query positions, M key positions, H query heads, K key/value heads, G = H / K,
+E head dimension.
+"""
+
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from llm_dynamics.errors import UserError
+from llm_dynamics.model.config import ModelConfig
+from llm_dynamics.model.layers import Dense, residual_std, rotate, small_std
+
+Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def attention_mask(segment_ids_BxL: jax.Array) -> jax.Array:
+    """Which keys each query may read: not later, and of the same segment. B x L x M, bool.
+
+    Padding (segment 0) reads padding, so every row has a key and no value becomes NaN.
+    """
+    length = segment_ids_BxL.shape[1]
+    causal_LxM = jnp.tril(jnp.ones((length, length), bool))
+    same_BxLxM = segment_ids_BxL[:, :, None] == segment_ids_BxL[:, None, :]
+    return same_BxLxM & causal_LxM[None]
+
+
+def _softmax(scores: jax.Array, mask: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    return jax.nn.softmax(jnp.where(mask, scores, -1e30), axis=-1).astype(dtype)
+
+
+def reference(q_BxLxHxE, k_BxMxKxE, v_BxMxKxE, mask_BxLxM):
+    """The definition, as an einsum; what the others are tested against."""
+    B, L, H, E = q_BxLxHxE.shape
+    K = k_BxMxKxE.shape[2]
+    q_BxLxKxGxE = q_BxLxHxE.reshape(B, L, K, H // K, E)
+    scores_BxKxGxLxM = jnp.einsum(
+        "BLKGE,BMKE->BKGLM", q_BxLxKxGxE, k_BxMxKxE, preferred_element_type=jnp.float32
+    )
+    weights_BxKxGxLxM = _softmax(
+        scores_BxKxGxLxM / math.sqrt(E), mask_BxLxM[:, None, None], v_BxMxKxE.dtype
+    )
+    out_BxLxKxGxE = jnp.einsum(
+        "BKGLM,BMKE->BLKGE", weights_BxKxGxLxM, v_BxMxKxE, preferred_element_type=jnp.float32
+    )
+    return out_BxLxKxGxE.reshape(B, L, H, E).astype(q_BxLxHxE.dtype)
+
+
+def batched(q_BxLxHxE, k_BxMxKxE, v_BxMxKxE, mask_BxLxM):
+    """One product over (rows x key heads), the fastest form on CPU."""
+    B, L, H, E = q_BxLxHxE.shape
+    K = k_BxMxKxE.shape[2]
+    G = H // K
+    q = q_BxLxHxE.reshape(B, L, K, G, E)
+    q = jnp.einsum("BLKGE->BKGLE", q / math.sqrt(E)).reshape(B * K, G * L, E)
+    k = jnp.einsum("BMKE->BKME", k_BxMxKxE).reshape(B * K, L, E)
+    v = jnp.einsum("BMKE->BKME", v_BxMxKxE).reshape(B * K, L, E)
+    scores = jnp.einsum("ULE,UME->ULM", q, k, preferred_element_type=jnp.float32)
+    weights = _softmax(
+        scores.reshape(B, K, G, L, L), mask_BxLxM[:, None, None], v_BxMxKxE.dtype
+    ).reshape(B * K, G * L, L)
+    out = jnp.einsum("ULM,UME->ULE", weights, v, preferred_element_type=jnp.float32)
+    out = jnp.einsum("BKGLE->BLKGE", out.astype(q_BxLxHxE.dtype).reshape(B, K, G, L, E))
+    return out.reshape(B, L, H, E)
+
+
+def xla(q_BxLxHxE, k_BxMxKxE, v_BxMxKxE, mask_BxLxM):
+    """The attention of `jax.nn`, compiled by XLA."""
+    return jax.nn.dot_product_attention(
+        q_BxLxHxE, k_BxMxKxE, v_BxMxKxE, mask=mask_BxLxM[:, None], implementation="xla"
+    )
+
+
+def cudnn(q_BxLxHxE, k_BxMxKxE, v_BxMxKxE, mask_BxLxM):
+    """cuDNN's fused attention, with the segments in the mask; bfloat16 on an NVIDIA GPU."""
+    return jax.nn.dot_product_attention(
+        q_BxLxHxE, k_BxMxKxE, v_BxMxKxE, mask=mask_BxLxM[:, None], implementation="cudnn"
+    )
+
+
+_IMPLEMENTATIONS: dict[str, Attend] = {
+    "reference": reference,
+    "batched": batched,
+    "xla": xla,
+    "cudnn": cudnn,
+}
+
+
+def resolve(config: ModelConfig, platform: str | None = None) -> Attend:
+    """The attention function of a config on a platform (default: that of this process).
+
+    Raises:
+      UserError: cuDNN asked for where it cannot run.
+    """
+    platform = platform or jax.default_backend()
+    fits_cudnn = config.compute_dtype == "bfloat16" and config.head_size % 8 == 0
+    fits_cudnn = fits_cudnn and config.head_size <= 128
+    name = config.attention
+    if name == "auto":
+        name = "batched" if platform == "cpu" else "xla"
+        name = "cudnn" if platform in ("gpu", "cuda") and fits_cudnn else name
+    elif name == "cudnn" and (platform not in ("gpu", "cuda") or not fits_cudnn):
+        raise UserError(
+            "attention 'cudnn' expects an NVIDIA GPU, compute_dtype bfloat16 and a head size that "
+            f"is a multiple of 8 up to 128; got {platform}, {config.compute_dtype} and "
+            f"{config.head_size}; use attention 'auto'"
+        )
+    return _IMPLEMENTATIONS[name]
+
+
+class Attention(nn.Module):
+    """Multi-head attention with as many key/value heads as the config says."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x_BxLxD, mask_BxLxM, angles):
+        config = self.config
+        size = config.head_size
+
+        def project(name: str, heads: int, axis: str) -> jax.Array:
+            return Dense(
+                (config.width,),
+                (heads, size),
+                ("embed", axis, "head_dim"),
+                small_std(config),
+                config.use_bias,
+                config.dtype,
+                name=name,
+            )(x_BxLxD)
+
+        q_BxLxHxE = project("query", config.num_heads, "heads")
+        k_BxLxKxE = project("key", config.kv_heads, "kv_heads")
+        v_BxLxKxE = project("value", config.kv_heads, "kv_heads")
+        if config.position == "rotary":
+            q_BxLxHxE, k_BxLxKxE = rotate(q_BxLxHxE, angles), rotate(k_BxLxKxE, angles)
+        out_BxLxHxE = resolve(config)(q_BxLxHxE, k_BxLxKxE, v_BxLxKxE, mask_BxLxM)
+        return Dense(
+            (config.num_heads, size),
+            (config.width,),
+            ("heads", "head_dim", "embed"),
+            residual_std(config),
+            config.use_bias,
+            config.dtype,
+            name="out",
+        )(out_BxLxHxE)

@@ -1,0 +1,115 @@
+"""What a decoder is: one frozen record that covers the four families."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from llm_dynamics.errors import UserError
+from llm_dynamics.spec import nearest
+
+NORMS = ("layernorm", "rmsnorm", "nonparametric_layernorm")
+MLPS = ("gelu", "gelu_tanh", "swiglu")
+POSITIONS = ("rotary", "learned")
+DTYPES = ("float32", "bfloat16")
+ATTENTIONS = ("auto", "reference", "batched", "xla", "cudnn")
+REMATS = ("none", "dots", "full")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Shape and arithmetic of a decoder. Zero in a field marked so means "derive it"."""
+
+    vocab_size: int = 4096  # V
+    width: int = 128  # D
+    num_layers: int = 4  # N
+    num_heads: int = 4  # H
+    num_kv_heads: int = 0  # K; 0 = num_heads
+    head_dim: int = 0  # E; 0 = width // num_heads
+    mlp_width: int = 512  # F
+    max_length: int = 2048  # rows of the learned position table; a note of the limit with rotary
+    norm: str = "layernorm"  # one of NORMS
+    norm_eps: float = 1e-5
+    mlp: str = "gelu"  # one of MLPS; gelu is the exact one, gelu_tanh is GPT-2's gelu_new
+    position: str = "rotary"  # one of POSITIONS
+    rotary_fraction: float = 1.0  # leading part of each head that is rotated
+    rotary_base: float = 10000.0
+    parallel_residual: bool = False  # attention and MLP read the same residual stream
+    use_bias: bool = False  # biases of the linear maps inside the layers
+    tie_embeddings: bool = False  # the unembedding is the transposed embedding
+    compute_dtype: str = "float32"  # one of DTYPES; parameters are always float32
+    attention: str = "auto"  # one of ATTENTIONS
+    remat: str = "none"  # one of REMATS: what the backward pass computes again
+    scan_unroll: int = 0  # layers per iteration of the scan; 0 = all on CPU, 1 elsewhere
+    loss_chunk: int = 0  # tokens whose logits exist at once; 0 = chosen from V
+
+    def __post_init__(self):
+        for field in ("vocab_size", "width", "num_layers", "num_heads", "mlp_width", "max_length"):
+            if getattr(self, field) < 1:
+                raise UserError(f"{field} must be at least 1, got {getattr(self, field)}")
+        for field in ("num_kv_heads", "head_dim", "scan_unroll", "loss_chunk"):
+            if getattr(self, field) < 0:
+                raise UserError(f"{field} must not be negative, got {getattr(self, field)}")
+        for field, known in (
+            ("norm", NORMS),
+            ("mlp", MLPS),
+            ("position", POSITIONS),
+            ("compute_dtype", DTYPES),
+            ("attention", ATTENTIONS),
+            ("remat", REMATS),
+        ):
+            value = getattr(self, field)
+            if value not in known:
+                raise UserError(f"unknown {field} {value!r}; {nearest(value, known)}")
+        if not self.head_dim and self.width % self.num_heads:
+            raise UserError(
+                f"width {self.width} is not a multiple of num_heads {self.num_heads}; "
+                "change one of them or set head_dim"
+            )
+        if self.num_heads % self.kv_heads:
+            raise UserError(
+                f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.kv_heads}"
+            )
+        if not 0 < self.norm_eps < 1:
+            raise UserError(f"norm_eps must lie between 0 and 1, got {self.norm_eps}")
+        if self.rotary_base <= 0:
+            raise UserError(f"rotary_base must be positive, got {self.rotary_base}")
+        if self.position == "rotary" and (
+            not 0 < self.rotary_fraction <= 1 or self.rotary_size < 2 or self.rotary_size % 2
+        ):
+            raise UserError(
+                "rotary_fraction must rotate an even number of head dimensions, got "
+                f"{self.rotary_fraction} of {self.head_size}"
+            )
+
+    @property
+    def kv_heads(self) -> int:
+        """K, with the default resolved."""
+        return self.num_kv_heads or self.num_heads
+
+    @property
+    def head_size(self) -> int:
+        """E, with the default resolved."""
+        return self.head_dim or self.width // self.num_heads
+
+    @property
+    def rotary_size(self) -> int:
+        """How many dimensions of a head the rotary encoding turns."""
+        return int(self.head_size * self.rotary_fraction)
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The dtype of activations and of the operands of every product."""
+        return jnp.dtype(self.compute_dtype)
+
+    @property
+    def unroll(self) -> int:
+        """Layers per scan iteration on the default backend.
+
+        Unrolling is worth about a quarter of the step on CPU, but XLA then undoes
+        rematerialisation, so a config that asks for it keeps the loop.
+        """
+        if self.scan_unroll:
+            return min(self.scan_unroll, self.num_layers)
+        unrolled = jax.default_backend() == "cpu" and self.remat == "none"
+        return self.num_layers if unrolled else 1

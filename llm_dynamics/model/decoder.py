@@ -1,0 +1,154 @@
+"""The decoder: embedding, scanned layers, final norm, unembedding.
+
+Axes: B rows, L positions, M key positions, D width, N layers, V vocabulary.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from llm_dynamics.errors import UserError
+from llm_dynamics.model.attention import Attention, attention_mask
+from llm_dynamics.model.config import ModelConfig
+from llm_dynamics.model.layers import Mlp, Norm, rotary_angles, small_std, weight
+
+_REMAT_POLICIES = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class Layer(nn.Module):
+    """Attention and MLP around the residual stream, in sequence or side by side."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, h_BxLxD, mask_BxLxM, angles):
+        config = self.config
+        normed_BxLxD = Norm(config, name="attention_norm")(h_BxLxD)
+        attended_BxLxD = h_BxLxD + Attention(config, name="attention")(
+            normed_BxLxD, mask_BxLxM, angles
+        )
+        mlp_in_BxLxD = h_BxLxD if config.parallel_residual else attended_BxLxD
+        normed_BxLxD = Norm(config, name="mlp_norm")(mlp_in_BxLxD)
+        h_BxLxD = attended_BxLxD + Mlp(config, name="mlp")(normed_BxLxD)
+        return nn.with_logical_constraint(h_BxLxD, ("batch", "length", None)), None
+
+
+class Decoder(nn.Module):
+    """A causal language model. Every parameter of a layer has a leading axis of N layers.
+
+    Parameters: embed/embedding (V x D), positions/embedding (learned positions only), layers/...,
+    final_norm/..., unembed/kernel (D x V, untied only).
+    """
+
+    config: ModelConfig
+
+    def setup(self):
+        config = self.config
+        self.embed = Table(config.vocab_size, "vocab", config)
+        if config.position == "learned":
+            self.positions = Table(config.max_length, "positions", config)
+        layer = Layer
+        if config.remat != "none":
+            layer = nn.remat(Layer, policy=_REMAT_POLICIES[config.remat], prevent_cse=False)
+        self.layers = nn.scan(
+            layer,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(nn.broadcast, nn.broadcast),
+            length=config.num_layers,
+            unroll=config.unroll,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )(config)
+        self.final_norm = Norm(config)
+        if not config.tie_embeddings:
+            self.unembedding = Head(config, name="unembed")
+
+    def __call__(self, tokens_BxL, segment_ids_BxL=None, positions_BxL=None) -> jax.Array:
+        """Hidden states after the final norm, B x L x D, in the compute dtype.
+
+        Args:
+          tokens_BxL: int32 token ids.
+          segment_ids_BxL: attention stays within equal ids; None = each row is one segment.
+          positions_BxL: position of each token in its document; None = its index in the row.
+
+        Raises:
+          UserError: rows longer than the table of learned positions.
+        """
+        config = self.config
+        length = tokens_BxL.shape[1]
+        if config.position == "learned" and length > config.max_length:
+            raise UserError(
+                f"rows of {length} tokens do not fit max_length {config.max_length} "
+                "(learned positions); shorten the rows or raise max_length"
+            )
+        if segment_ids_BxL is None:
+            segment_ids_BxL = jnp.ones((1, length), jnp.int32)
+        if positions_BxL is None:
+            positions_BxL = jnp.arange(length, dtype=jnp.int32)[None]
+        h_BxLxD = self.embed(tokens_BxL)
+        angles = None
+        if config.position == "learned":
+            h_BxLxD = h_BxLxD + self.positions(positions_BxL)
+        else:
+            angles = rotary_angles(config, positions_BxL)
+        h_BxLxD = nn.with_logical_constraint(h_BxLxD, ("batch", "length", None))
+        h_BxLxD, _ = self.layers(h_BxLxD, attention_mask(segment_ids_BxL), angles)
+        return self.final_norm(h_BxLxD)
+
+    def unembed(self, h: jax.Array) -> jax.Array:
+        """Logits ... x V in float32 of hidden states ... x D."""
+        head_DxV = self.head().astype(self.config.dtype)
+        return jnp.dot(h.astype(head_DxV.dtype), head_DxV, preferred_element_type=jnp.float32)
+
+    def head(self) -> jax.Array:
+        """The unembedding matrix, D x V, float32."""
+        return self.embed.table().T if self.config.tie_embeddings else self.unembedding()
+
+    def _everything(self, tokens_BxL) -> jax.Array:
+        return self.unembed(self(tokens_BxL))
+
+    def new_params(self, key: jax.Array):
+        """Fresh float32 parameters whose leaves are boxed with their logical axis names."""
+        tokens_1x1 = jnp.zeros((1, 1), jnp.int32)
+        return self.init(key, tokens_1x1, method="_everything")["params"]
+
+
+class Table(nn.Module):
+    """Learned vectors looked up by index."""
+
+    rows: int
+    axis: str
+    config: ModelConfig
+
+    def setup(self):
+        self.embedding = self.param(
+            "embedding",
+            weight(small_std(self.config), (self.axis, "embed")),
+            (self.rows, self.config.width),
+            jnp.float32,
+        )
+
+    def __call__(self, index_BxL):
+        # Gathered over fsdp first, as every weight is: a lookup of a row split by width would
+        # leave the activations split by width too.
+        table = nn.with_logical_constraint(self.embedding, (self.axis, None))
+        return table[index_BxL].astype(self.config.dtype)
+
+    def table(self):
+        return self.embedding
+
+
+class Head(nn.Module):
+    """The unembedding of an untied model."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self):
+        config = self.config
+        shape = (config.width, config.vocab_size)
+        init = weight(small_std(config), ("embed", "vocab"))
+        return self.param("kernel", init, shape, jnp.float32)

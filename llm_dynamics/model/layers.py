@@ -1,0 +1,144 @@
+"""The small parts of a layer: linear maps, norms, the MLP, the rotary encoding.
+
+Axes: B rows, L positions, D width, F MLP width, E head dimension, V vocabulary; see the axis
+alphabet in docs.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from llm_dynamics.model.config import ModelConfig
+
+
+def small_std(config: ModelConfig) -> float:
+    """Standard deviation of new weights: sqrt(2 / 5D), Nguyen & Salazar (2019)."""
+    return math.sqrt(2 / (5 * config.width))
+
+
+def residual_std(config: ModelConfig) -> float:
+    """The same for maps that write to the residual stream, divided by sqrt(2N) as in GPT-2."""
+    return small_std(config) / math.sqrt(2 * config.num_layers)
+
+
+def weight(std: float, axes: tuple[str, ...]) -> nn.initializers.Initializer:
+    """Normal initialiser whose parameter carries the logical names of its axes."""
+    return nn.with_logical_partitioning(nn.initializers.normal(std), axes)
+
+
+def last_axis(vector: jax.Array, like: jax.Array) -> jax.Array:
+    """`vector` with leading axes of size one, so that it broadcasts over the end of `like`."""
+    return vector.reshape((1,) * (like.ndim - vector.ndim) + vector.shape)
+
+
+class Dense(nn.Module):
+    """A linear map from the trailing axes `inputs` to the axes `outputs`.
+
+    The kernel has shape inputs + outputs and is stored in float32; the product takes operands in
+    `dtype`, accumulates in float32 and returns `dtype`.
+    """
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    axes: tuple[str, ...]  # logical names of inputs + outputs
+    std: float
+    use_bias: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = self.inputs + self.outputs
+        kernel = self.param("kernel", weight(self.std, self.axes), shape, jnp.float32)
+        lead = x.shape[: x.ndim - len(self.inputs)]
+        y = jnp.dot(
+            x.reshape(-1, math.prod(self.inputs)).astype(self.dtype),
+            kernel.reshape(math.prod(self.inputs), -1).astype(self.dtype),
+            preferred_element_type=jnp.float32,
+        )
+        y = y.astype(self.dtype).reshape(lead + self.outputs)
+        if self.use_bias:
+            zeros = nn.with_logical_partitioning(
+                nn.initializers.zeros, self.axes[len(self.inputs) :]
+            )
+            bias = self.param("bias", zeros, self.outputs, jnp.float32)
+            y = y + last_axis(bias.astype(self.dtype), y)
+        return y
+
+
+class Norm(nn.Module):
+    """LayerNorm, RMSNorm or LayerNorm without parameters, in float32."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
+        config = self.config
+        x = x_BxLxD.astype(jnp.float32)
+        if config.norm != "rmsnorm":
+            x = x - jnp.mean(x, axis=-1, keepdims=True)
+        y = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + config.norm_eps)
+        if config.norm != "nonparametric_layernorm":
+            ones = nn.with_logical_partitioning(nn.initializers.ones, ("embed",))
+            y = y * last_axis(self.param("scale", ones, (config.width,), jnp.float32), y)
+        if config.norm == "layernorm":
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("embed",))
+            y = y + last_axis(self.param("bias", zeros, (config.width,), jnp.float32), y)
+        return y.astype(config.dtype)
+
+
+class Mlp(nn.Module):
+    """The feed-forward part: up, nonlinearity (gated for SwiGLU), down."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
+        config = self.config
+
+        def grow(name: str) -> jax.Array:
+            return Dense(
+                (config.width,),
+                (config.mlp_width,),
+                ("embed", "mlp"),
+                small_std(config),
+                config.use_bias,
+                config.dtype,
+                name=name,
+            )(x_BxLxD)
+
+        if config.mlp == "swiglu":
+            hidden_BxLxF = nn.silu(grow("gate")) * grow("up")
+        else:
+            hidden_BxLxF = nn.gelu(grow("up"), approximate=config.mlp == "gelu_tanh")
+        return Dense(
+            (config.mlp_width,),
+            (config.width,),
+            ("mlp", "embed"),
+            residual_std(config),
+            config.use_bias,
+            config.dtype,
+            name="down",
+        )(hidden_BxLxF)
+
+
+def rotary_angles(config: ModelConfig, positions_BxL: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Cosine and sine of the rotary angles, float32, shape B x L x rotary_size / 2.
+
+    Source: Su et al. (2021), eq. 15, with the halves layout of GPT-NeoX and Llama.
+    """
+    half = config.rotary_size // 2
+    frequency = config.rotary_base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle = positions_BxL[..., None].astype(jnp.float32) * frequency[None, None]
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate(x_BxLxHxE: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Turns the leading rotary dimensions of every head by the angles of its position."""
+    cos, sin = (a[:, :, None, :] for a in angles)
+    half = cos.shape[-1]
+    x = x_BxLxHxE.astype(jnp.float32)
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    turned = [first * cos - second * sin, second * cos + first * sin, rest]
+    return jnp.concatenate(turned, axis=-1).astype(x_BxLxHxE.dtype)

@@ -1,0 +1,95 @@
+"""Named model configurations: pocket sizes of our own, and published families."""
+
+from llm_dynamics.errors import UserError
+from llm_dynamics.model.config import ModelConfig
+from llm_dynamics.spec import nearest, override
+
+
+def _pocket(width: int, num_layers: int, num_heads: int, mlp_width: int) -> ModelConfig:
+    """Llama-like and tied, for a laptop: most parameters sit in the layers."""
+    return ModelConfig(
+        width=width,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        mlp_width=mlp_width,
+        max_length=1024,
+        tie_embeddings=True,
+    )
+
+
+def _pythia(width: int, num_layers: int, num_heads: int, vocab_size: int = 50304) -> ModelConfig:
+    """GPT-NeoX as in Pythia, Biderman et al. (2023), table 1 and the released configurations."""
+    return ModelConfig(
+        vocab_size=vocab_size,
+        width=width,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        mlp_width=4 * width,
+        max_length=2048,
+        rotary_fraction=0.25,
+        parallel_residual=True,
+        use_bias=True,
+    )
+
+
+PRESETS: dict[str, ModelConfig] = {
+    "pocket-0.1m": _pocket(24, 2, 2, 96),
+    "pocket-0.3m": _pocket(56, 2, 2, 224),
+    "pocket-1m": _pocket(128, 4, 4, 512),
+    "pocket-3m": _pocket(216, 4, 4, 864),
+    "pocket-10m": _pocket(384, 5, 6, 1536),
+    "pythia-14m": _pythia(128, 6, 4),
+    "pythia-31m": _pythia(256, 6, 8),
+    "pythia-70m": _pythia(512, 6, 8),
+    "pythia-160m": _pythia(768, 12, 12),
+    "pythia-410m": _pythia(1024, 24, 16),
+    "pythia-1b": _pythia(2048, 16, 8),
+    "pythia-1.4b": _pythia(2048, 24, 16),
+    "olmo-1b": ModelConfig(
+        vocab_size=50304,
+        width=2048,
+        num_layers=16,
+        num_heads=16,
+        mlp_width=8192,
+        max_length=2048,
+        norm="nonparametric_layernorm",
+        mlp="swiglu",
+        tie_embeddings=True,
+    ),
+    "smollm2-135m": ModelConfig(
+        vocab_size=49152,
+        width=576,
+        num_layers=30,
+        num_heads=9,
+        num_kv_heads=3,
+        mlp_width=1536,
+        max_length=8192,
+        norm="rmsnorm",
+        mlp="swiglu",
+        rotary_base=100000.0,
+        tie_embeddings=True,
+    ),
+    "gpt2-124m": ModelConfig(
+        vocab_size=50257,
+        width=768,
+        num_layers=12,
+        num_heads=12,
+        mlp_width=3072,
+        max_length=1024,
+        mlp="gelu_tanh",
+        position="learned",
+        use_bias=True,
+        tie_embeddings=True,
+    ),
+}
+
+
+def named(name: str, **changes) -> ModelConfig:
+    """The preset `name`, with fields replaced.
+
+    Raises:
+      UserError: an unknown name or field; the nearest known one is given.
+    """
+    if name not in PRESETS:
+        raise UserError(f"unknown model {name!r}; {nearest(name, PRESETS)}")
+    return override(PRESETS[name], changes)

@@ -1,0 +1,58 @@
+"""How large a model is: parameters, floating-point operations, bytes; by formula, not by building.
+
+Letters: D width, N layers, H heads, K key/value heads, E head dimension, F MLP width, V vocabulary.
+"""
+
+from llm_dynamics.model.config import ModelConfig
+
+
+def num_params(config: ModelConfig) -> int:
+    """All parameters, embeddings included."""
+    layer = matrix_params_per_layer(config) + _vector_params_per_layer(config)
+    tables = config.vocab_size * config.width * (1 if config.tie_embeddings else 2)
+    if config.position == "learned":
+        tables += config.max_length * config.width
+    return config.num_layers * layer + tables + _norm_params(config)
+
+
+def num_params_non_embedding(config: ModelConfig) -> int:
+    """Parameters of the layers and the final norm: N of Kaplan et al. (2020)."""
+    layer = matrix_params_per_layer(config) + _vector_params_per_layer(config)
+    return config.num_layers * layer + _norm_params(config)
+
+
+def matrix_params_per_layer(config: ModelConfig) -> int:
+    """Weights of a layer that take part in a product: 2 D (H + K) E + (2 or 3) D F."""
+    attention = 2 * config.width * (config.num_heads + config.kv_heads) * config.head_size
+    matrices = 3 if config.mlp == "swiglu" else 2
+    return attention + matrices * config.width * config.mlp_width
+
+
+def _norm_params(config: ModelConfig) -> int:
+    return {"layernorm": 2, "rmsnorm": 1, "nonparametric_layernorm": 0}[config.norm] * config.width
+
+
+def _vector_params_per_layer(config: ModelConfig) -> int:
+    vectors = 2 * _norm_params(config)
+    if config.use_bias:
+        vectors += (config.num_heads + 2 * config.kv_heads) * config.head_size + config.width
+        vectors += config.width + config.mlp_width * (2 if config.mlp == "swiglu" else 1)
+    return vectors
+
+
+def flops_per_token(config: ModelConfig, length: int) -> float:
+    """Training FLOPs a token: 6 per weight in a product, plus attention, PaLM appendix B.
+
+    6 (N P + D V) + 12 N H E L, with P the matrix weights of a layer: a multiply-add is two
+    operations, the backward pass costs twice the forward pass. As is usual, the attention term
+    counts the masked half too, and recomputation, norms and the embedding lookup do not count.
+    """
+    weights = config.num_layers * matrix_params_per_layer(config)
+    weights += config.width * config.vocab_size
+    scores = config.num_layers * config.num_heads * config.head_size * length
+    return 6.0 * weights + 12.0 * scores
+
+
+def state_bytes(config: ModelConfig) -> int:
+    """Bytes of the training state: float32 parameters and the two moments of Adam."""
+    return 3 * 4 * num_params(config)
