@@ -1,0 +1,135 @@
+"""The command line every study shares: presets, overrides, dry runs and plain errors."""
+
+import dataclasses
+import errno
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags, logging
+
+from llm_dynamics import spec as specs
+from llm_dynamics.errors import UserError
+
+_PREFIX = "--config."
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What the command line needs to know of a study.
+
+    Attributes:
+      name: of its file in experiments/ and of its default workdir.
+      presets: name -> a function that builds the resolved spec.
+      run: (spec, workdir, command) -> the path of the report.
+      describe: spec -> the lines that --dry_run prints; refuses what cannot work.
+    """
+
+    name: str
+    presets: Mapping[str, Callable[[], Any]]
+    run: Callable[[Any, Path, str], Path]
+    describe: Callable[[Any], list[str]]
+
+
+def start(study: Study) -> None:
+    """Parses the flags and runs the study; the body of `if __name__ == "__main__"`."""
+    flags.DEFINE_enum("preset", "laptop", sorted(study.presets), "size of the run")
+    flags.DEFINE_string("workdir", "", f"run folder; default runs/{study.name}-PRESET")
+    flags.DEFINE_string("model", "", "a named model (llm_dynamics/model/presets.py)")
+    flags.DEFINE_bool("dry_run", False, "print the whole plan and stop")
+    flags.DEFINE_string("coordinator", "", "several processes: HOST:PORT of process 0, or 'auto'")
+    flags.DEFINE_integer("num_processes", 1, "several processes: how many")
+    flags.DEFINE_integer("process_id", 0, "several processes: which one this is")
+    overrides, rest = _split(sys.argv)
+    command = " ".join(["launch/local", study.name, *sys.argv[1:]])
+
+    def main(argv: list[str]) -> None:
+        if len(argv) > 1:
+            raise app.UsageError(
+                f"unexpected argument {argv[1]!r}; settings are given as --config.KEY=VALUE"
+            )
+        logging.set_verbosity(logging.INFO)
+        logging.get_absl_handler().setFormatter(None)
+        try:
+            _main(study, overrides, command)
+        except UserError as error:
+            _stop(str(error))
+        except KeyboardInterrupt:
+            print("interrupted; the same command resumes the run", file=sys.stderr)
+            sys.exit(130)
+        except Exception as error:
+            if not disk_full(error):
+                raise
+            _stop(
+                "the disk is full; what was written before is kept. Free some space and run "
+                "the same command again"
+            )
+
+    app.run(main, argv=rest)
+
+
+def _main(study: Study, overrides: Mapping[str, str], command: str) -> None:
+    values = flags.FLAGS
+    if values.coordinator:
+        _join(values.coordinator, values.num_processes, values.process_id)
+    spec = study.presets[values.preset]()
+    if values.model:
+        from llm_dynamics.model import presets
+
+        model = presets.named(values.model, vocab_size=spec.model.vocab_size)
+        spec = dataclasses.replace(spec, model=model)
+    spec = specs.override(spec, overrides)
+    if values.dry_run:
+        print("\n".join(study.describe(spec)))
+        return
+    workdir = Path(values.workdir or f"runs/{study.name}-{values.preset}")
+    report = study.run(spec, workdir, command)
+    print(f"report: {report}")
+
+
+def _join(coordinator: str, count: int, index: int) -> None:
+    import jax
+
+    if coordinator == "auto":
+        jax.distributed.initialize()
+        return
+    if not 0 <= index < count:
+        raise UserError(
+            f"expected 0 <= process_id < num_processes, got {index} and {count}; every process "
+            "gets the same --coordinator and --num_processes and its own --process_id"
+        )
+    jax.distributed.initialize(coordinator, count, index)
+
+
+def _split(argv: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Takes the --config.KEY=VALUE arguments out of a command line."""
+    overrides, rest = {}, []
+    for arg in argv:
+        if arg.startswith(_PREFIX):
+            key, equals, value = arg[len(_PREFIX) :].partition("=")
+            if not equals:
+                _stop(f"expected {_PREFIX}{key}=VALUE, got {arg!r}")
+            overrides[key] = value
+        else:
+            rest.append(arg)
+    return overrides, rest
+
+
+def disk_full(error: BaseException | None) -> bool:
+    """True if `error`, or what caused it, is a full disk or quota; C++ libraries only say so."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    while error is not None:
+        text = str(error)
+        if isinstance(error, OSError) and error.errno in full:
+            return True
+        if any(os.strerror(number) in text for number in full):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _stop(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)

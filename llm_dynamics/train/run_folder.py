@@ -1,0 +1,113 @@
+"""The run folder: where everything of one run lies, and which spec owns it."""
+
+import fcntl
+import importlib.metadata
+import json
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+from llm_dynamics import __version__, files, spec
+from llm_dynamics.errors import UserError
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
+
+
+class RunFolder:
+    """Paths inside RUN, and a lock that is held while the process lives."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path).expanduser().absolute()
+        self.spec = self.path / "spec.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.probes = self.path / "probes"
+        self.checkpoints = self.path / "checkpoints"
+        self.results = self.path / "results.json"
+        self.report = self.path / "report.html"
+        self.figures = self.path / "figures"
+        self._lock = None
+
+    def claim(self, run_spec: Any, data: dict[str, Any], parent: str | None = None) -> bool:
+        """Writes spec.json, or checks that the folder belongs to the same spec and data.
+
+        Args:
+          run_spec: the resolved specification (nested frozen dataclasses).
+          data: what identifies the data: at least its fingerprint.
+          parent: the run this one starts from, if any.
+
+        Returns:
+          True if the folder was new.
+
+        Raises:
+          UserError: another spec, other data, or another live process owns the folder.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise UserError(
+                f"the workdir {self.path} cannot be a folder ({error.strerror}); "
+                "choose another --workdir"
+            ) from None
+        self._hold()
+        record = {
+            "spec": spec.to_json(run_spec),
+            "data": data,
+            "parent": parent,
+            "versions": versions(),
+        }
+        if not self.spec.exists():
+            others = [p.name for p in self.path.iterdir() if not p.name.startswith(".")]
+            if others:
+                raise UserError(
+                    f"the workdir {self.path} is not empty and holds no run (found "
+                    f"{', '.join(sorted(others)[:3])}); choose a new or empty folder"
+                )
+            files.write_json(self.spec, record)
+            return True
+        old = read_spec(self.spec)
+        changes = spec.difference(old["spec"], record["spec"])
+        changes += spec.difference(old["data"], record["data"])
+        if changes:
+            lines = "\n  ".join(changes)
+            raise UserError(
+                f"the workdir {self.path} holds a run of another spec; use a new --workdir, "
+                f"or the same settings to resume. It differs in (there -> asked):\n  {lines}"
+            )
+        return False
+
+    def _hold(self) -> None:
+        self._lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"another process is running in {self.path}; wait for it or stop it"
+            ) from None
+
+
+def read_spec(path: Path) -> dict[str, Any]:
+    """The record of a run: spec, data, parent and versions.
+
+    Raises:
+      UserError: the file is missing or damaged.
+    """
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        return {key: record[key] for key in ("spec", "data", "parent", "versions")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is not a run's spec ({type(error).__name__}); expected the spec.json that a "
+            "run writes"
+        ) from None
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package, Python and the libraries that decide the numbers."""
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {
+        "llm_dynamics": __version__,
+        "python": sys.version.split()[0],
+        "machine": platform.machine(),
+        **found,
+    }

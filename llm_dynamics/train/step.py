@@ -1,0 +1,102 @@
+"""The jitted training step and the validation loss."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from llm_dynamics.batch import Batch
+from llm_dynamics.model import sharding
+from llm_dynamics.model.decoder import Decoder
+from llm_dynamics.model.loss import token_losses, training_loss
+from llm_dynamics.train.state import State, shardings
+
+Metrics = dict[str, jax.Array]
+TrainStep = Callable[[State, Batch], tuple[State, Metrics]]
+
+
+def make_train_step(
+    decoder: Decoder,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    mesh: Mesh,
+    abstract: State,
+    *,
+    accumulate: int = 1,
+) -> TrainStep:
+    """Builds `step(state, batch) -> (state, metrics)`, jitted with explicit shardings.
+
+    Trace it under `sharding.activate(mesh)`. The state is donated. The loss is the mean over the
+    tokens whose mask is 1, over the whole batch, whatever the number of micro-batches. Metrics
+    are float32 scalars: `loss` (nats per token), `grad_norm` (before clipping), `learning_rate`,
+    `tokens` (labels counted).
+
+    Args:
+      decoder: the model.
+      optimizer: the gradient transformation.
+      schedule: learning rate by absolute step, for the metrics.
+      mesh: the device mesh.
+      abstract: the state's shapes and shardings (`state.abstract_state`).
+      accumulate: micro-batches a step is split into along the rows.
+    """
+
+    def share_of_loss(params, batch: Batch, total):
+        return training_loss(decoder, params, batch, total)[0]
+
+    value_and_grad = jax.value_and_grad(share_of_loss)
+
+    def gradient(params, batch: Batch, total):
+        if accumulate == 1:
+            return value_and_grad(params, batch, total)
+        # Rows are dealt out in turn, so every micro-batch stays spread over all devices.
+        parts = jax.tree.map(
+            lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch
+        )
+
+        def add(carry, part):
+            return jax.tree.map(jnp.add, carry, value_and_grad(params, part, total)), None
+
+        zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+        return jax.lax.scan(add, zeros, parts)[0]
+
+    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        tokens = jnp.sum(batch.mask_BxL)
+        loss, grads = gradient(state.params, batch, tokens)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        metrics = {
+            "loss": loss,
+            "grad_norm": optax.tree.norm(grads),
+            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+            "tokens": tokens,
+        }
+        params = optax.apply_updates(state.params, updates)
+        return State(state.step + 1, params, opt_state), metrics
+
+    where = shardings(abstract)
+    return jax.jit(
+        step,
+        in_shardings=(where, sharding.batch_sharding(mesh)),
+        out_shardings=(where, where.step),
+        donate_argnums=0,
+    )
+
+
+def make_validation(decoder: Decoder, mesh: Mesh, abstract: State) -> Callable[[Any, Batch], Any]:
+    """Builds `(params, batch) -> (sum of losses, number of labels)`; params are not donated.
+
+    Trace it under `sharding.activate(mesh)`.
+    """
+
+    def sums(params, batch: Batch):
+        losses_BxL = token_losses(decoder, params, batch)
+        return jnp.sum(losses_BxL * batch.mask_BxL), jnp.sum(batch.mask_BxL)
+
+    where = shardings(abstract)
+    return jax.jit(
+        sums,
+        in_shardings=(where.params, sharding.batch_sharding(mesh)),
+        out_shardings=(where.step, where.step),
+    )
