@@ -1,6 +1,8 @@
 """The cache folder: where it is, how files get into it whole or not at all, and its lock."""
 
 import contextlib
+import errno
+import glob
 import os
 import shutil
 import tempfile
@@ -13,6 +15,17 @@ try:
     import fcntl
 except ImportError:  # not on Windows; there two simultaneous set-ups are up to the user
     fcntl = None
+
+# What the user can mend: space, permissions, and a file where a folder should be.
+_MENDABLE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EEXIST,
+}
 
 VARIABLE = "LLM_DYNAMICS_CACHE"
 
@@ -38,6 +51,8 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno not in _MENDABLE:
+            raise
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; "
             f"free some space, or set {VARIABLE} to a folder with room"
@@ -62,11 +77,17 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def temporary_folder(parent: Path) -> Iterator[Path]:
-    """A folder inside `parent` (same file system, so its files can be renamed into place)."""
+def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
+    """A folder inside `parent` (same file system, so its files can be renamed into place).
+
+    What a killed process has left under the same name is cleared, so hold a lock of that name.
+    """
+    prefix = f".incomplete-{name}-"
     with writing(parent):
         parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=parent, prefix=".incomplete-"))
+        for stale in parent.glob(f"{glob.escape(prefix)}*"):
+            shutil.rmtree(stale, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
     try:
         yield folder
     finally:

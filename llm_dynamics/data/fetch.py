@@ -50,7 +50,7 @@ def fetch(package: Package, cache_dir: Path) -> Path:
                 file=sys.stderr,
                 flush=True,
             )
-            with cache.temporary_folder(folder) as temporary:
+            with cache.temporary_folder(folder, package.name) as temporary:
                 downloaded = _download(package, temporary, folder)
                 check(downloaded, package)
                 with cache.writing(path):

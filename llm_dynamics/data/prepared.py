@@ -10,6 +10,8 @@ from typing import Any
 from llm_dynamics.data import files
 from llm_dynamics.errors import UserError
 
+_BLOCK = 1024  # documents read at once, three times as fast as one by one
+
 
 def tfds() -> ModuleType:
     """The library, imported on first use (it takes a second) and without its progress bars."""
@@ -49,7 +51,8 @@ def find(target: str) -> tuple[Any, str]:
         )
     if split.partition("[")[0] not in builder.info.splits:
         raise UserError(
-            f"TFDS data set {name!r} has no split {split!r}; it has {', '.join(builder.info.splits)}"
+            f"TFDS data set {name!r} has no split {split!r}; "
+            f"it has {', '.join(builder.info.splits)}"
         )
     if builder.info.file_format.value != "array_record":
         raise UserError(
@@ -69,18 +72,19 @@ def read_texts(builder: Any, split: str, field: str) -> Iterator[tuple[str, str]
     if field not in features:
         raise files.missing_field(f"TFDS {builder.info.full_name}", field, features)
     rows = builder.as_data_source(split=split)
-    for position in range(len(rows)):
-        row = rows[position]
-        doc_id = _text(row["id"]) if "id" in features else f"{split}:{position}"
-        try:
-            text = _text(row[field])
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"TFDS {builder.info.full_name}, {doc_id}: feature {field!r} is not UTF-8 "
-                f"({error}); choose another with #FEATURE"
-            ) from None
-        if text and not text.isspace():
-            yield doc_id, text
+    for start in range(0, len(rows), _BLOCK):
+        positions = range(start, min(start + _BLOCK, len(rows)))
+        for position, row in zip(positions, rows.__getitems__(list(positions)), strict=True):
+            doc_id = _text(row["id"]) if "id" in features else f"{split}:{position}"
+            try:
+                text = _text(row[field])
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"TFDS {builder.info.full_name}, {doc_id}: feature {field!r} is not UTF-8 "
+                    f"({error}); choose another with #FEATURE"
+                ) from None
+            if text and not text.isspace():
+                yield doc_id, text
 
 
 def _text(value: Any) -> str:

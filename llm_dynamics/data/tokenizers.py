@@ -1,4 +1,4 @@
-"""Text to token ids and back: byte-level BPE trained at set-up, GPT-2, bytes, or a tokenizer.json."""
+"""Text to token ids and back: BPE trained at set-up, GPT-2, bytes, or any tokenizer.json."""
 
 import dataclasses
 import hashlib
@@ -71,12 +71,13 @@ def check_spec(spec: str) -> None:
             raise UserError(
                 f"tokenizer {spec!r} expects bpe:N with N >= {_SMALLEST_BPE}, e.g. bpe:4096"
             )
-    elif spec not in ("gpt2", "bytes") and not spec.rpartition("#")[0].endswith(".json"):
-        if not spec.endswith(".json"):
-            raise UserError(
-                f"unknown tokenizer {spec!r}; expected bpe:N, gpt2, bytes, or the path of a "
-                "tokenizer.json"
-            )
+        return
+    is_file = spec.endswith(".json") or spec.rpartition("#")[0].endswith(".json")
+    if not is_file and spec not in ("gpt2", "bytes"):
+        raise UserError(
+            f"unknown tokenizer {spec!r}; expected bpe:N, gpt2, bytes, or the path of a "
+            "tokenizer.json"
+        )
 
 
 def load_tokenizer(

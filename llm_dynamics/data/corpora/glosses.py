@@ -13,7 +13,7 @@ def read_glosses(archive: Path, member: str) -> Iterator[tuple[str, str]]:
     seen = set()
     for number, line in enumerate(lines, start=1):
         word, tab, rest = line.rstrip("\r").partition("\t")
-        glosses = [gloss.strip() for gloss in rest.split(" | ") if gloss.strip()]
+        glosses = dict.fromkeys(gloss.strip() for gloss in rest.split(" | ") if gloss.strip())
         if tab and word and glosses:
             doc_id = word if word not in seen else f"{word}:{number}"
             seen.add(word)

@@ -175,17 +175,26 @@ def prepare(name: str, cache_dir: Path) -> Any:
     )
     folder = cache_dir / "corpora"
     with cache.lock(folder / f".{chosen.full_name.replace('/', '-')}.lock"):
-        builder = module.Builder(
-            data_dir=str(folder), file_format="array_record", config=chosen.config or None
-        )
+        options = {"data_dir": str(folder), "config": chosen.config or None}
+        builder = module.Builder(file_format="array_record", **options)
         if builder.info.splits:
-            return builder
+            if _is_current(builder, chosen):
+                return builder
+            shutil.rmtree(builder.data_dir)
+            builder = module.Builder(file_format="array_record", **options)
         if chosen.package:
             fetch(chosen.package, cache_dir)
         print(f"Preparing {chosen.full_name}", file=sys.stderr, flush=True)
         # Whoever holds the lock may clear what a killed preparation has left.
-        for stale in Path(builder.data_dir).parent.glob("*incomplete*"):
+        for stale in Path(builder.data_dir).parent.glob("incomplete.*"):
             shutil.rmtree(stale, ignore_errors=True)
         with cache.writing(folder):
             builder.prepare(packages_folder(cache_dir))
     return builder
+
+
+def _is_current(builder: Any, chosen: Corpus) -> bool:
+    """Whether the prepared data set is of this extraction of this archive."""
+    stored = builder.info.metadata or {}
+    sha256 = chosen.package.sha256 if chosen.package else ""
+    return (stored.get("extraction"), stored.get("package_sha256")) == (chosen.extraction, sha256)

@@ -1,6 +1,6 @@
 """The Python standard library of this machine, without tests: one source file a document."""
 
-import platform
+import sys
 import sysconfig
 import tokenize
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__p
 class Builder(CorpusBuilder):
     """`stdlib_code`; the id is the path. The data set's version is that of Python."""
 
-    VERSION = tfds.core.Version(".".join(platform.python_version_tuple()[:2]) + ".0")
+    VERSION = tfds.core.Version(".".join(str(part) for part in sys.version_info[:3]))
 
     def documents(self, archive: None) -> Iterator[tuple[str, str]]:
         del archive
