@@ -50,11 +50,13 @@ def writing(path: Path) -> Iterator[None]:
     """Turns a refused or failed write (full disk, no permission) into a UserError."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in _MENDABLE:
+    except (OSError, RuntimeError) as error:
+        # Writers in C++ report a full disk as a RuntimeError that quotes the system's words.
+        full = os.strerror(errno.ENOSPC) if os.strerror(errno.ENOSPC) in str(error) else ""
+        if not full and getattr(error, "errno", None) not in _MENDABLE:
             raise
         raise UserError(
-            f"cannot write {path}: {error.strerror or error}; "
+            f"cannot write {path}: {full or error.strerror}; "
             f"free some space, or set {VARIABLE} to a folder with room"
         ) from error
 

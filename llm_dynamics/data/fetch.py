@@ -123,8 +123,8 @@ def _download(package: Package, temporary: Path, folder: Path) -> Path:
     )
     path = temporary / package.filename
     if done.returncode or not path.exists():
-        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        said = said or done.stderr.splitlines()[-3:] or ["pip left no message"]
+        lines = done.stderr.strip().splitlines() or ["pip left no message"]
+        said = [line for line in lines[:-1] if line.startswith("ERROR")] + lines[-1:]
         raise UserError(
             f"could not fetch {package.requirement}. pip said:\n"
             + "\n".join(f"  {line}" for line in said[-3:])

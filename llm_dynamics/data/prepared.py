@@ -1,7 +1,8 @@
 """Texts of prepared TFDS data sets, read without TensorFlow."""
 
+import contextlib
 import importlib
-import logging
+import io
 import os
 from collections.abc import Iterator
 from types import ModuleType
@@ -13,16 +14,20 @@ from llm_dynamics.errors import UserError
 _BLOCK = 1024  # documents read at once, three times as fast as one by one
 
 
-def tfds() -> ModuleType:
-    """The library, imported on first use (it takes a second) and without its progress bars."""
+@contextlib.contextmanager
+def quiet_tfds() -> Iterator[ModuleType]:
+    """The library, imported on first use (it takes a second) and kept from talking meanwhile."""
+    from absl import logging
+
     module = importlib.import_module("tensorflow_datasets")
     module.disable_progress_bar()
-    logging.getLogger("absl").addFilter(_keep_warnings)
-    return module
-
-
-def _keep_warnings(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.WARNING or "tensorflow_datasets" not in record.pathname
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(min(verbosity, logging.WARNING))
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield module
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def find(target: str) -> tuple[Any, str]:
@@ -33,12 +38,12 @@ def find(target: str) -> tuple[Any, str]:
     """
     name, _, split = target.partition(":")
     split = split or "train"
-    library = tfds()
     try:
-        if os.path.isdir(os.path.expanduser(name)):
-            builder = library.builder_from_directory(os.path.expanduser(name))
-        else:
-            builder = library.builder(name)
+        with quiet_tfds() as library:
+            if os.path.isdir(os.path.expanduser(name)):
+                builder = library.builder_from_directory(os.path.expanduser(name))
+            else:
+                builder = library.builder(name)
     except Exception as error:  # the library raises many kinds, some of them its own
         raise UserError(
             f"no TFDS data set {name!r}: {str(error).strip().splitlines()[0]}; expected "
@@ -71,7 +76,8 @@ def read_texts(builder: Any, split: str, field: str) -> Iterator[tuple[str, str]
     features = builder.info.features
     if field not in features:
         raise files.missing_field(f"TFDS {builder.info.full_name}", field, features)
-    rows = builder.as_data_source(split=split)
+    with quiet_tfds():
+        rows = builder.as_data_source(split=split)
     for start in range(0, len(rows), _BLOCK):
         positions = range(start, min(start + _BLOCK, len(rows)))
         for position, row in zip(positions, rows.__getitems__(list(positions)), strict=True):

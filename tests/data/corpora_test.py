@@ -249,6 +249,47 @@ def test_an_interrupted_preparation_leaves_no_data_set(publish, tmp_path, monkey
     assert [path.name for path in folder.iterdir()] == ["1.0.0"]
 
 
+def test_a_full_disk_is_said_plainly(publish, tmp_path, monkeypatch):
+    publish("wiki_leads", zip_of(WIKI))
+
+    def full(self, documents):
+        yield 0, {"id": "a", "text": "a"}
+        raise RuntimeError("write() failed: No space left on device; writing x")  # as ArrayRecord
+
+    monkeypatch.setattr(wiki_leads_dataset_builder.Builder, "_generate_examples", full)
+    with pytest.raises(UserError, match="No space left on device; free some space"):
+        read("wiki_leads", tmp_path)
+
+
+def test_two_processes_prepare_once(tmp_path):
+    code = (
+        "import sys, pathlib; from llm_dynamics.data import sources\n"
+        "print(len(list(sources.open_source('stdlib_code', pathlib.Path(sys.argv[1])))))"
+    )
+    run = [sys.executable, "-c", code, str(tmp_path)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    outputs = [p.communicate() for p in [subprocess.Popen(run, **pipes) for _ in range(2)]]
+    assert outputs[0][0] == outputs[1][0] != ""
+    assert sorted(said for _, said in outputs) == ["", "Preparing stdlib_code\n"]
+
+
+def test_nothing_is_said_twice_or_at_length(publish, tmp_path, monkeypatch):
+    publish("wiki_leads", zip_of(WIKI))
+    code = (
+        "import sys, pathlib; from absl import app\n"
+        "from llm_dynamics.data import prepared\n"
+        "def main(_):\n"
+        "    with prepared.quiet_tfds() as tfds:\n"
+        "        builder = tfds.builder_from_directory(sys.argv[1])\n"
+        "        assert len(builder.as_data_source(split='train')) == 30\n"
+        "app.run(main, argv=['x'])"
+    )
+    folder = registry.prepare("wiki_leads", tmp_path).data_dir
+    run = [sys.executable, "-c", code, str(folder)]
+    done = subprocess.run(run, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
 def test_a_broken_archive_is_named(publish, tmp_path):
     publish("gcide", zip_of({"dictionary/data/en/words_A.json": "{}"}))
     package = registry.corpus("gcide").package

@@ -1,8 +1,6 @@
 """What the builders of all corpora share: features, metadata, and generation in a fixed order."""
 
-import contextlib
 import hashlib
-import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -86,8 +84,6 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def prepare(self, manual_dir: Path) -> None:
         """Writes the data set, from the archive in `manual_dir` if the corpus has one."""
         manual_dir.mkdir(parents=True, exist_ok=True)
-        tfds.disable_progress_bar()
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints at length
-            self.download_and_prepare(
-                download_config=tfds.download.DownloadConfig(manual_dir=str(manual_dir))
-            )
+        self.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(manual_dir=str(manual_dir))
+        )

