@@ -2,13 +2,15 @@
 
 import dataclasses
 import errno
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags, logging
+import absl.logging
+from absl import app, flags
 
 from llm_dynamics import spec as specs
 from llm_dynamics.errors import UserError
@@ -50,8 +52,7 @@ def start(study: Study) -> None:
             raise app.UsageError(
                 f"unexpected argument {argv[1]!r}; settings are given as --config.KEY=VALUE"
             )
-        logging.set_verbosity(logging.INFO)
-        logging.get_absl_handler().setFormatter(None)
+        _speak()
         try:
             _main(study, overrides, command)
         except UserError as error:
@@ -87,6 +88,16 @@ def _main(study: Study, overrides: Mapping[str, str], command: str) -> None:
     workdir = Path(values.workdir or f"runs/{study.name}-{values.preset}")
     report = study.run(spec, workdir, command)
     print(f"report: {report}")
+
+
+def _speak() -> None:
+    """Our own progress lines go to standard error as they are; libraries' only if they warn."""
+    absl.logging.set_verbosity(absl.logging.WARNING)
+    logger, handler = logging.getLogger("llm_dynamics"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
 
 
 def _join(coordinator: str, count: int, index: int) -> None:

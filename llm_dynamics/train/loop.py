@@ -1,5 +1,6 @@
 """One run, from the first update or the last checkpoint to the end."""
 
+import logging
 import math
 import sys
 import time
@@ -9,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 from tqdm import tqdm
 
 from llm_dynamics import spec as specs
@@ -29,6 +29,8 @@ from llm_dynamics.train.metrics import MetricsLog
 from llm_dynamics.train.run_folder import RunFolder
 from llm_dynamics.train.state import abstract_state, init_state, shardings
 from llm_dynamics.train.step import make_train_step, make_validation
+
+_log = logging.getLogger(__name__)
 
 
 def train(
@@ -76,17 +78,17 @@ def train(
             "use a new --workdir"
         )
     if start == total:
-        logging.info("training is complete (%d steps)", total)
+        _log.info("training is complete (%d steps)", total)
         checkpoints.close()
         return
     if checkpoints.latest() is not None:
-        logging.info("resuming at step %d of %d", start, total)
+        _log.info("resuming at step %d of %d", start, total)
         state = checkpoints.restore(start, abstract)
     else:
         state = init_state(decoder, optimizer, mesh, spec.seed)
 
     # ---- compile once ---------------------------------------------------------------------
-    logging.info("compiling the training step")
+    _log.info("compiling the training step")
     shape = (spec.data.batch_size, spec.data.length)
     where = sharding.batch_sharding(mesh)
     step_fn = make_train_step(

@@ -33,7 +33,7 @@ class RunFolder:
 
         Args:
           run_spec: the resolved specification (nested frozen dataclasses).
-          data: what identifies the data: at least its fingerprint.
+          data: a description of the data with its `fingerprint`.
           parent: the run this one starts from, if any.
 
         Returns:
@@ -67,7 +67,8 @@ class RunFolder:
             return True
         old = read_spec(self.spec)
         changes = spec.difference(old["spec"], record["spec"])
-        changes += spec.difference(old["data"], record["data"])
+        if old["data"].get("fingerprint") != data["fingerprint"]:
+            changes.append("data: its fingerprint differs; another corpus, tokenizer or package")
         if changes:
             lines = "\n  ".join(changes)
             raise UserError(

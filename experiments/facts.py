@@ -1,0 +1,226 @@
+"""When does a model learn a fact, and how fast does it forget it? (Chang et al. 2024.)
+
+    launch/local                     pretrain on real text, inject fictional facts, probe every step
+    launch/local --preset=smoke      the same in a minute, to see that everything works
+    launch/local --config.facts.file=fictional_knowledge.json   facts in the published schema
+
+Facts are assigned to arms at random: the same text at every encounter (duplication), another
+wording each time (paraphrase), one encounter (once), none at all (control). The headline numbers
+are control-subtracted: at small scale most of the raw gain is template and name statistics.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from experiments import cli
+from llm_dynamics import files
+from llm_dynamics.data.build import build_plan, build_tokenizer, open_data
+from llm_dynamics.data.config import DataConfig
+from llm_dynamics.data.injection import Injection
+from llm_dynamics.data.plan import Plan
+from llm_dynamics.data.tokenizers import Tokenizer, check_vocabulary
+from llm_dynamics.facts import arms as arms_lib
+from llm_dynamics.facts import dose, results
+from llm_dynamics.facts.arms import FactsConfig
+from llm_dynamics.facts.facts import Fact, label_arms
+from llm_dynamics.model import presets
+from llm_dynamics.optim.optimizer import OptimConfig
+from llm_dynamics.optim.schedules import ScheduleConfig
+from llm_dynamics.probe import packing
+from llm_dynamics.probe.cadence import ProbeConfig, probe_steps
+from llm_dynamics.probe.log import ProbeLog, open_log
+from llm_dynamics.probe.probes import EncodedProbe, Probe, encode_all
+from llm_dynamics.report.facts_report import write_report
+from llm_dynamics.train import plan_lines
+from llm_dynamics.train.config import CheckpointConfig, MeshConfig, RunSpec, TrainConfig
+from llm_dynamics.train.loop import train
+from llm_dynamics.train.run_folder import RunFolder
+
+_log = logging.getLogger("llm_dynamics.facts")
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec(RunSpec):
+    """A run and the facts injected into it."""
+
+    facts: FactsConfig = dataclasses.field(default_factory=FactsConfig)
+
+    def __post_init__(self):
+        super().__post_init__()
+        arms_lib.check_schedule(self.facts, self.train.steps, self.optim.b1)
+
+
+# ---- sizes -------------------------------------------------------------------------------------
+
+
+def smoke() -> Spec:
+    """Ends within a minute on two cores: shows that everything works, proves nothing."""
+    return Spec(
+        model=presets.named("pocket-0.1m", vocab_size=1024),
+        data=DataConfig(("wiki_leads",), "bpe:1024", length=128, batch_size=16),
+        optim=OptimConfig(ScheduleConfig("cosine", 4e-3, warmup=10)),
+        train=TrainConfig(
+            80, validate_every=40, validation_batches=2, checkpoint=CheckpointConfig(every=40)
+        ),
+        probe=ProbeConfig(),
+        facts=FactsConfig(
+            num_facts=16, start=20, interval=8, encounters=4, window=6, probes_per_depth=1
+        ),
+    )
+
+
+def laptop() -> Spec:
+    """Ends within ten minutes on two cores: a 1M-parameter model, eight encounters a fact."""
+    return Spec(
+        model=presets.named("pocket-1m", vocab_size=4096),
+        data=DataConfig(
+            ("wiki_leads@0.7", "wordnet_glosses@0.3"), "bpe:4096", length=128, batch_size=32
+        ),
+        optim=OptimConfig(ScheduleConfig("cosine", 2e-3, warmup=50)),
+        train=TrainConfig(1000, validate_every=100, checkpoint=CheckpointConfig(every=200)),
+        probe=ProbeConfig(),
+        facts=FactsConfig(
+            num_facts=48, start=250, interval=40, encounters=8, window=40, probes_per_depth=1
+        ),
+    )
+
+
+def gpu() -> Spec:
+    """One accelerator: a 124M-parameter model in bfloat16 on rows of 1,024 tokens."""
+    return Spec(
+        model=presets.named("gpt2-124m", compute_dtype="bfloat16"),
+        data=DataConfig(
+            ("wiki_leads@0.2", "gcide@0.6", "wordnet_glosses@0.2"),
+            "gpt2",
+            length=1024,
+            batch_size=128,
+        ),
+        optim=OptimConfig(ScheduleConfig("cosine", 6e-4, warmup=100)),
+        train=TrainConfig(
+            2000, accumulate=4, mesh=MeshConfig(), checkpoint=CheckpointConfig(every=500)
+        ),
+        probe=ProbeConfig(),
+        facts=FactsConfig(num_facts=160, start=500, interval=100, encounters=10),
+    )
+
+
+# ---- the run -----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """Everything a run reads, made from the spec alone."""
+
+    tokenizer: Tokenizer
+    facts: tuple[Fact, ...]
+    arms: dict[str, str]
+    injections: tuple[Injection, ...]
+    plan: Plan
+    probes: tuple[Probe, ...]
+    encoded: Sequence[EncodedProbe]
+    steps: np.ndarray  # at which the probes are scored
+
+
+def prepare(spec: Spec) -> Prepared:
+    """Opens the data and refuses whatever does not fit before any training."""
+    _log.info("preparing the data: %s", ", ".join(spec.data.sources))
+    data = open_data(spec.data)
+    tokenizer = build_tokenizer(spec.data, data)
+    check_vocabulary(tokenizer, spec.model.vocab_size)
+    facts = arms_lib.load_facts(spec.facts)
+    arms = arms_lib.assign_arms(facts, spec.facts)
+    injections = arms_lib.injections(facts, arms, spec.facts)
+    plan = build_plan(spec.data, tokenizer, injections, steps=spec.train.steps, data=data)
+    probes = label_arms(facts, arms)
+    return Prepared(
+        tokenizer=tokenizer,
+        facts=facts,
+        arms=arms,
+        injections=injections,
+        plan=plan,
+        probes=probes,
+        encoded=encode_all(probes, tokenizer),
+        steps=probe_steps(spec.probe, spec.train.steps, [i.step for i in injections]),
+    )
+
+
+def run(spec: Spec, workdir: Path, command: str) -> Path:
+    """Trains, probes, computes and reports; resumes what is there. Returns the report's path."""
+    folder, ready = RunFolder(workdir), prepare(spec)
+    main = jax.process_index() == 0
+    if main:
+        folder.claim(spec, ready.plan.describe() | {"tokenizer": ready.tokenizer.name})
+        for warning in dose.warnings(doses(ready)):
+            _log.warning("dose: %s", warning)
+    multihost_utils.sync_global_devices("the run folder is claimed")
+
+    rows = spec.train.mesh.rows(jax.device_count())
+    length = packing.best_length(ready.encoded, spec.data.length, rows)
+    packed = packing.pack(ready.encoded, length, rows)
+    train(
+        spec,
+        ready.plan,
+        folder,
+        packed=packed,
+        probe_steps=ready.steps,
+        open_probe_log=lambda: ProbeLog(
+            folder.probes,
+            ready.probes,
+            [probe.num_target for probe in ready.encoded],
+            ready.steps,
+            ready.steps * ready.plan.tokens_per_step,
+        ),
+    )
+    if main:
+        analyse(spec, folder, ready.plan.tokens_per_step)
+        _log.info("drawing the report")
+        write_report(folder.path, command=command)
+    return folder.report
+
+
+def analyse(spec: Spec, folder: RunFolder, tokens_per_step: int) -> None:
+    """Computes results.json from the probe log alone."""
+    _log.info("computing the results")
+    rows = results.compute(
+        open_log(folder.probes),
+        arms_lib.schedule(spec.facts),
+        arms_lib.resolve_window(spec.facts, spec.optim.b1),
+        tokens_per_step,
+        seed=spec.facts.seed,
+    )
+    files.write_json(folder.results, rows)
+
+
+def doses(ready: Prepared) -> dict[str, Any]:
+    """What each arm is given, in tokens of the run's tokenizer."""
+    return dose.dose_report(ready.injections, ready.facts, ready.arms, ready.tokenizer)
+
+
+def describe(spec: Spec) -> list[str]:
+    """The whole plan in lines, for --dry_run."""
+    ready = prepare(spec)
+    lines = plan_lines.describe(spec, ready.plan)
+    lines += [
+        "",
+        f"facts: {len(ready.facts)}, {len(ready.probes)} probes, scored at {len(ready.steps)} "
+        "steps",
+    ]
+    for arm, given in doses(ready).items():
+        coverage = "" if given.coverage is None else f", targets in {given.coverage:.0%} of texts"
+        lines.append(
+            f"  {arm:<12} {given.facts:>4} facts x {given.encounters:g} encounters, "
+            f"{given.tokens:,} tokens{coverage}"
+        )
+    lines += [f"  warning: {warning}" for warning in dose.warnings(doses(ready))]
+    return lines
+
+
+if __name__ == "__main__":
+    cli.start(cli.Study("facts", {"smoke": smoke, "laptop": laptop, "gpu": gpu}, run, describe))
