@@ -1,0 +1,195 @@
+"""From a data configuration to its tokenizer and its plan."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm_dynamics.data import cache, split, tokenizers
+from llm_dynamics.data.config import DataConfig
+from llm_dynamics.data.injection import Injection, RowPolicy, place, prefix
+from llm_dynamics.data.plan import Plan, PlanSource
+from llm_dynamics.data.rows import TokenStream, cached_stream
+from llm_dynamics.data.sources import Source, open_source
+from llm_dynamics.data.tokenizers import Tokenizer
+from llm_dynamics.errors import UserError
+from llm_dynamics.spec import fingerprint
+
+Progress = Callable[[str, int, int], None]  # what, done, total
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenData:
+    """The sources of a configuration, opened and split."""
+
+    config: DataConfig
+    folder: Path
+    sources: tuple[Source, ...]
+    split: split.Split
+
+    def training_texts(self) -> Iterator[str]:
+        """All training text, source after source; token arrays have none."""
+        for z, source in enumerate(self.sources):
+            if not source.is_tokenised:
+                for _, text in split.members(source, self.split.sides[z], split.TRAIN):
+                    yield text
+
+
+def open_data(config: DataConfig, progress: Progress | None = None) -> OpenData:
+    """Opens the sources, fetching what is missing, and splits them.
+
+    Args:
+      config: the data configuration.
+      progress: called with (what is being done, documents done, documents in total).
+
+    Raises:
+      UserError: a source that cannot be opened; the message says what to do.
+    """
+    folder = cache.cache_folder(config.cache_dir)
+    sources = tuple(open_source(source, folder) for source in config.sources)
+    if any(source.is_tokenised for source in sources) and not _is_trained(config):
+        eos_id = build_tokenizer(config).eos_id
+        sources = tuple(cut_at(s, eos_id) if s.is_tokenised else s for s in sources)
+    parts = split.cached_split(
+        sources,
+        config.validation_fraction,
+        config.dedup_threshold,
+        config.seed,
+        folder / "splits",
+        progress,
+    )
+    return OpenData(config, folder, sources, parts)
+
+
+def cut_at(source: Source, eos_id: int) -> Source:
+    """A source of token arrays with a document for every stretch that `eos_id` closes.
+
+    Arrays are often whole corpora end to end; so cut, they have a validation side and segments
+    like any other text. A document's id is its array's with the position of its first token.
+    """
+
+    def read() -> Iterator[tuple[str, np.ndarray]]:
+        for name, array in source:
+            start = 0
+            for end in [*(np.flatnonzero(array == eos_id) + 1).tolist(), len(array)]:
+                piece = array[start:end]
+                if len(piece) > 1 or (len(piece) == 1 and piece[0] != eos_id):
+                    yield f"{name}@{start}", piece
+                start = end
+
+    return dataclasses.replace(
+        source,
+        read=read,
+        documents=sum(1 for _ in read()),
+        fingerprint=fingerprint([source.fingerprint, eos_id]),
+    )
+
+
+def build_tokenizer(config: DataConfig, data: OpenData | None = None) -> Tokenizer:
+    """The tokenizer of a configuration; "bpe:N" is trained on its training documents.
+
+    Args:
+      config: the data configuration.
+      data: from `open_data`, to open it only once.
+
+    Raises:
+      UserError: see `tokenizers.load_tokenizer`.
+    """
+    folder = cache.cache_folder(config.cache_dir)
+    if not _is_trained(config):
+        return tokenizers.load_tokenizer(config.tokenizer, None, folder)
+    data = data or open_data(config)
+    with_text = [z for z, source in enumerate(data.sources) if not source.is_tokenised]
+    key = fingerprint(
+        [[data.sources[z].fingerprint, data.split.key(z, split.TRAIN)] for z in with_text]
+    )
+    texts = data.training_texts if with_text else None
+    return tokenizers.load_tokenizer(config.tokenizer, texts, data.folder, key)
+
+
+def build_plan(
+    config: DataConfig,
+    tokenizer: Tokenizer | None = None,
+    injections: Sequence[Injection] = (),
+    *,
+    steps: int | None = None,
+    policy: RowPolicy = prefix,
+    data: OpenData | None = None,
+    progress: Progress | None = None,
+) -> Plan:
+    """The plan of a configuration; everything slow is done once and cached.
+
+    Args:
+      config: the data configuration.
+      tokenizer: from `build_tokenizer`; built when not given.
+      injections: passages to inject.
+      steps: length of the run, checked against the injections.
+      policy: where passages go in their rows.
+      data: from `open_data`, to open it only once.
+      progress: called with (what is being done, documents done, documents in total).
+
+    Raises:
+      UserError: data, tokenizer or schedule do not fit; before anything slow where possible.
+    """
+    data = data or open_data(config, progress)
+    tokenizer = tokenizer or build_tokenizer(config, data)
+    for source in data.sources:
+        highest = source.origin.get("max_id", -1) if source.is_tokenised else -1
+        if highest >= tokenizer.vocab_size:
+            raise UserError(
+                f"source {source.name!r} holds token id {highest}, but tokenizer "
+                f"{tokenizer.name!r} has ids 0 to {tokenizer.vocab_size - 1}; name the tokenizer "
+                "the array was made with"
+            )
+    placed = place(
+        injections, tokenizer, config.batch_size, config.length + 1, steps=steps, policy=policy
+    )
+    sources = []
+    for z, source in enumerate(data.sources):
+        sources.append(
+            PlanSource(
+                name=source.name,
+                weight=source.weight,
+                fingerprint=source.fingerprint,
+                train=_stream(data, z, split.TRAIN, tokenizer, progress),
+                validation=_stream(data, z, split.VALIDATION, tokenizer, progress),
+                licence=source.licence,
+                attribution=source.attribution,
+                origin=source.origin,
+                members=fingerprint(
+                    [data.split.key(z, side) for side in (split.TRAIN, split.VALIDATION)]
+                ),
+                near_duplicates=data.split.count(z, split.REMOVED),
+            )
+        )
+    return Plan(
+        sources,
+        length=config.length,
+        batch_size=config.batch_size,
+        isolate_documents=config.isolate_documents,
+        seed=config.seed,
+        placed=placed,
+        steps=steps,
+        tokenizer_fingerprint=tokenizer.fingerprint,
+    )
+
+
+def _is_trained(config: DataConfig) -> bool:
+    return config.tokenizer.startswith("bpe:")
+
+
+def _stream(
+    data: OpenData, z: int, side: int, tokenizer: Any, progress: Progress | None
+) -> TokenStream:
+    source, total = data.sources[z], data.split.count(z, side)
+    report = progress and (lambda done: progress(f"tokenising {source.name}", done, total))
+    return cached_stream(
+        functools.partial(split.members, source, data.split.sides[z], side),
+        tokenizer,
+        data.folder / "rows",
+        f"{source.fingerprint}-{data.split.key(z, side)}",
+        report,
+    )
