@@ -1,0 +1,135 @@
+"""The tables of a facts page: doses, fitted decays, example facts."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from llm_dynamics.facts.arms import ARMS
+from llm_dynamics.facts.facts import DEPTHS, Fact
+from llm_dynamics.report import facts_words
+from llm_dynamics.report.numbers import estimate, number
+from llm_dynamics.report.page import Cell, Fold, Quote, Section, Table, Text
+
+_DOSES = (
+    ("encounters", "texts"),
+    ("tokens", "tokens"),
+    ("token_share", "% of tokens"),
+    ("rows", "rows"),
+    ("row_share", "% of rows"),
+)
+_FORMS = {"published": ("as measured", "raw"), "subtracted": ("minus control", "difference")}
+
+
+def doses(study: Any) -> Table:
+    """What every arm was given over the whole run; `study` is a FactsStudy."""
+    columns = ("arm", "treatment", "facts", "encounters", *(c for _, c in _DOSES), "updates")
+    rows = []
+    for arm in _arms(study):
+        facts = sum(a == arm for a in study.arms.values())
+        times = study.schedule.get(arm, ())
+        dose = study.data.get("doses", {}).get(arm, {})
+        rows.append(
+            (
+                arm,
+                ARMS.get(arm, ""),
+                Cell(number(facts), facts),
+                Cell(number(len(times)), len(times)),
+                *(_dose_cell(dose, key) for key, _ in _DOSES),
+                _span(times),
+            )
+        )
+    caption = "Dose of every arm over the whole run (encounters: of each fact)"
+    return Table(caption, columns, tuple(rows), columns[2:])
+
+
+def decays(
+    results: Sequence[Mapping[str, Any]],
+    arms: Sequence[str],
+    unclear: Collection[tuple[str, str, str]] = (),
+) -> Table:
+    """The fitted lines in one table, raw and control-subtracted."""
+    by_name = {row["name"]: row for row in results}
+    columns = ("arm", "depth", "form", "a", "95 % interval", "R² of the line", "zero at")
+    rows = []
+    for row in results:
+        parts = row["name"].split("/")
+        if parts[2:3] != ["decay"] or parts[-1] != "a":
+            continue
+        arm, depth, _, form, _ = parts
+        stem = "/".join(parts[:-1])
+        name, kind = _FORMS.get(form, (form, ""))
+        value, interval = estimate(row["value"], row["low"], row["high"])
+        if (arm, depth, kind) in unclear:
+            value, interval = "–", "gain not shown"
+        r2 = by_name.get(f"{stem}/r2", {}).get("value")
+        crossing = by_name.get(f"{stem}/x_intercept_tokens", {})
+        reach = [crossing.get(key) for key in ("value", "low", "high")]
+        rows.append(
+            (
+                arm,
+                depth,
+                name,
+                Cell(value, row["value"]),
+                Cell(interval or "–", row["low"]),
+                Cell(number(r2, 2), r2),
+                Cell("–" if value == "–" else " ".join(estimate(*reach)), reach[0]),
+            )
+        )
+    rows.sort(key=lambda cells: arms.index(cells[0]) if cells[0] in arms else len(arms))
+    caption = (
+        "Fitted decay: a is the share of the gain lost as time grows tenfold; the line would "
+        "reach zero at this log10 of tokens, mostly far outside the data"
+    )
+    return Table(caption, columns, tuple(rows), columns[3:], sortable=True)
+
+
+def examples(study: Any) -> Section:
+    """Facts of every arm with the wordings that were shown and the probes that ask for them."""
+    said = f"Quoted from: {study.source}." if study.source else facts_words.GENERATED
+    folds = [
+        _example(fact, arm, study)
+        for arm in _arms(study)
+        for fact in [f for f in study.facts if study.arms.get(f.name) == arm][: study.examples]
+    ]
+    return Section("Example facts", (Text(said), *folds))
+
+
+def _example(fact: Fact, arm: str, study: Any) -> Fold:
+    times = study.schedule.get(arm, ())
+    used = fact.wordings[: len(times)] if arm == "paraphrase" else fact.wordings[:1]
+    quotes = tuple(
+        Quote(text, _when(arm, i, times) + (f" · {study.source}" if study.source else ""))
+        for i, text in enumerate(used)
+    )
+    order = {depth: i for i, depth in enumerate(DEPTHS)}
+    probes = sorted(fact.probes, key=lambda p: order.get(p.labels.get("depth", ""), len(order)))
+    table = Table(
+        "Probes: the model scores the target after the context",
+        ("depth", "context", "target"),
+        tuple((p.labels.get("depth", ""), f"{p.context} …", p.target) for p in probes),
+        row_header=False,
+    )
+    return Fold(f"{arm}: {fact.name}", (*quotes, table))
+
+
+def _when(arm: str, wording: int, times: Sequence[int]) -> str:
+    if not times:
+        return "never shown to the model"
+    if arm == "paraphrase":
+        return f"wording {wording + 1}, update {number(times[wording])}"
+    listed = ", ".join(map(number, times))
+    return f"the same words at updates {listed}" if len(times) > 1 else f"update {listed}"
+
+
+def _span(times: Sequence[int]) -> str:
+    if not times:
+        return "never"
+    return f"{number(times[0])} to {number(times[-1])}" if len(times) > 1 else number(times[0])
+
+
+def _dose_cell(dose: Mapping[str, Any], key: str) -> Cell:
+    value = dose.get(key, 0)
+    return Cell(f"{100 * value:.3g}" if key.endswith("share") else number(value), value)
+
+
+def _arms(study: Any) -> list[str]:
+    return list(dict.fromkeys([*study.schedule, *study.arms.values()]))
