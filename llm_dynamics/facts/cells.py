@@ -1,0 +1,147 @@
+"""The probe log cut into cells: what one arm did at one depth, on one schedule of encounters.
+
+Axes: S recorded steps, P probes of the cell, U encounters, T offsets after the last maximum.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from llm_dynamics.errors import UserError
+from llm_dynamics.facts import measures
+from llm_dynamics.facts.facts import DEPTHS
+
+CONTROL = "control"
+_LABELS = ("fact", "arm", "depth", "attribute")
+
+
+class Table(NamedTuple):
+    """The log as arrays; loglik is the mean log-probability per target token, in nats."""
+
+    steps_S: np.ndarray
+    tokens_S: np.ndarray
+    loglik_SxP: np.ndarray
+    greedy_P: np.ndarray  # at the last step
+    rank_P: np.ndarray  # at the last step, of the first token; 1 is best
+    labels: dict[str, np.ndarray]  # fact, arm, depth, attribute, and candidates where known
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm at one depth; a control is analysed on the schedule of the arm it is compared with.
+
+    Attributes:
+      arm, depth: labels of the probes.
+      encounters: the schedule, updates.
+      fact_P: each probe's fact.
+      change_SxP: scores less those before the first encounter, at every recorded step.
+      effectivity_UxP: gain of each encounter (Eq. 2).
+      offsets_T: steps after the last maximum.
+      gain_TxP: scores there less those before the first encounter.
+    """
+
+    arm: str
+    depth: str
+    encounters: tuple[int, ...]
+    fact_P: tuple[str, ...]
+    change_SxP: np.ndarray
+    effectivity_UxP: np.ndarray
+    offsets_T: np.ndarray
+    gain_TxP: np.ndarray
+
+
+def read_table(log: xr.Dataset) -> Table:
+    """Takes the needed arrays out of a log and checks them.
+
+    Rows that were never written are left out; the measures that need them say so.
+
+    Raises:
+      UserError: no rows, labels that are missing, or a probe without a score in a written row.
+    """
+    for name in _LABELS:
+        if name not in log.coords:
+            raise UserError(
+                f"expected the label {name!r} on every probe of the log, got "
+                f"{', '.join(sorted(map(str, log.coords)))}; label the probes with their arms"
+            )
+    scores = log["score"]
+    values_SxP = scores.sel(measure="logprob_mean").values.astype(np.float64)
+    written_S = ~np.isnan(values_SxP).all(axis=1)
+    if not written_S.any():
+        raise UserError("expected at least one step in the probe log, got an empty one")
+    values_SxP = values_SxP[written_S]
+    steps_S = log["step"].values[written_S].astype(int)
+    bad = np.argwhere(~np.isfinite(values_SxP))
+    if bad.size:
+        s, p = bad[0]
+        raise UserError(
+            f"expected a finite score for every probe, got {values_SxP[s, p]} for "
+            f"{log['probe'].values[p]!r} at step {steps_S[s]} and {len(bad) - 1} more; the run "
+            "diverged or the log is damaged"
+        )
+    final = scores.isel(step=int(np.flatnonzero(written_S)[-1]))
+    names = [*_LABELS, *(["candidates"] if "candidates" in log.coords else [])]
+    return Table(
+        steps_S,
+        log["tokens"].values[written_S].astype(np.int64),
+        values_SxP,
+        final.sel(measure="greedy_match").values.astype(float),
+        final.sel(measure="rank_first").values.astype(float),
+        {name: log[name].values.astype(str) for name in names},
+    )
+
+
+def arms_and_depths(table: Table) -> tuple[list[str], list[str]]:
+    """Arms in the order of their first probe, control last; depths in the order of the paper."""
+    arms = list(dict.fromkeys(table.labels["arm"].tolist()))
+    arms.sort(key=lambda arm: arm == CONTROL)
+    present = set(table.labels["depth"].tolist())
+    known = [depth for depth in DEPTHS if depth in present]
+    return arms, known + sorted(present - set(known))
+
+
+def select(table: Table, arm: str, depth: str) -> np.ndarray:
+    """Positions of the probes of an arm at a depth."""
+    return np.flatnonzero((table.labels["arm"] == arm) & (table.labels["depth"] == depth))
+
+
+def cut(table: Table, arm: str, depth: str, encounters: Sequence[int], window: int) -> Cell | None:
+    """The cell of an arm at a depth, or None when it has no probes.
+
+    Raises:
+      UserError: steps that the measures need and the log lacks.
+    """
+    probes = select(table, arm, depth)
+    if not probes.size or not len(encounters):
+        return None
+    loglik_SxP, steps_S = table.loglik_SxP[:, probes], table.steps_S
+    offsets_T = measures.common_offsets(steps_S, encounters, window)
+    return Cell(
+        arm=arm,
+        depth=depth,
+        encounters=tuple(encounters),
+        fact_P=tuple(table.labels["fact"][probes].tolist()),
+        change_SxP=measures.change(loglik_SxP, steps_S, encounters[0]),
+        effectivity_UxP=measures.effectivity(loglik_SxP, steps_S, encounters, window),
+        offsets_T=offsets_T,
+        gain_TxP=measures.after_last_maximum(loglik_SxP, steps_S, encounters, window, offsets_T),
+    )
+
+
+def facts_of_arms(table: Table) -> dict[str, int]:
+    """arm -> number of its facts."""
+    pairs = set(zip(table.labels["arm"].tolist(), table.labels["fact"].tolist(), strict=True))
+    arms, _ = arms_and_depths(table)
+    return {arm: sum(a == arm for a, _ in pairs) for arm in arms}
+
+
+def tokens_per_step(table: Table) -> float:
+    """Tokens of one update, from the first and last recorded step."""
+    steps = int(table.steps_S[-1] - table.steps_S[0])
+    tokens = int(table.tokens_S[-1] - table.tokens_S[0])
+    if steps < 1 or tokens < 1:
+        raise UserError("expected a probe log of several steps with rising token counts")
+    return tokens / steps

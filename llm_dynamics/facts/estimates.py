@@ -1,0 +1,135 @@
+"""From cells of the log to estimates: gains, effectivity, forgetting curves, their fitted lines.
+
+Axes as in `cells`; R replicates of the facts.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from llm_dynamics.errors import UserError
+from llm_dynamics.facts import cells, measures
+from llm_dynamics.facts.cells import CONTROL, Cell, Table
+from llm_dynamics.facts.fits import line_coefficients
+from llm_dynamics.facts.statistics import Estimate, mean_over_probes, replicate_weights
+
+OUTLIERS = 1.5  # interquartile factor of the paper (Sec. 3)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A log, its schedule and the replicates of its facts.
+
+    Attributes:
+      table: the log as arrays.
+      arms, depths: in the order of report, the control last.
+      schedule: arm -> updates of its encounters.
+      window: steps after an encounter in which its maximum is sought.
+      weights: arm -> R x K.
+    """
+
+    table: Table
+    arms: tuple[str, ...]
+    depths: tuple[str, ...]
+    schedule: Mapping[str, tuple[int, ...]]
+    window: int
+    weights: Mapping[str, np.ndarray]
+
+    def cell(self, arm: str, depth: str, schedule_of: str | None = None) -> Cell | None:
+        """The cell of an arm, seen on its own schedule or that of another arm."""
+        times = self.schedule[schedule_of or arm]
+        return cells.cut(self.table, arm, depth, times, self.window)
+
+    def mean(self, cell: Cell, values_TxP: np.ndarray, kept_TxP=None) -> Estimate:
+        """Mean over the probes of a cell, facts resampled."""
+        return mean_over_probes(values_TxP, cell.fact_P, cell.arm, self.weights[cell.arm], kept_TxP)
+
+
+def open_study(log, schedule, window: int, seed: int, resamples: int) -> Study:
+    """Checks a log against a schedule; the control is seen on the schedule with most encounters.
+
+    Raises:
+      UserError: an arm of the log without encounters, or an unusable log.
+    """
+    table = cells.read_table(log)
+    arms, depths = cells.arms_and_depths(table)
+    times = {arm: tuple(schedule.get(arm, ())) for arm in arms}
+    if CONTROL in times:
+        times[CONTROL] = tuple(max(schedule.values(), key=len, default=()))
+    for arm, steps in times.items():
+        if not steps:
+            raise UserError(
+                f"expected the encounter steps of arm {arm!r} of the probe log, got a schedule of "
+                f"{', '.join(schedule) or 'no arm'}"
+            )
+    weights = replicate_weights(cells.facts_of_arms(table), seed, resamples)
+    return Study(table, tuple(arms), tuple(depths), times, window, weights)
+
+
+def gain_at_last_maximum(study: Study, cell: Cell) -> Estimate:
+    """Mean gain at the last local acquisition maximum of each probe."""
+    return study.mean(cell, cell.gain_TxP[0])
+
+
+def gain_at_end(study: Study, cell: Cell) -> Estimate:
+    """Mean gain at the last recorded step."""
+    return study.mean(cell, cell.change_SxP[-1])
+
+
+def effectivity(study: Study, cell: Cell) -> Estimate:
+    """Mean over probes and encounters."""
+    return study.mean(cell, cell.effectivity_UxP.mean(axis=0))
+
+
+def published_effectivity(study: Study, cell: Cell) -> tuple[Estimate, int, int]:
+    """The same without outliers, one filter over probes and encounters; values kept, and all."""
+    flat = cell.effectivity_UxP.reshape(-1)
+    keep_UxP = measures.interquartile_keep(flat, OUTLIERS).reshape(cell.effectivity_UxP.shape)
+    # Averaged within each probe first, its kept encounters as the weight.
+    count_P = keep_UxP.sum(axis=0)
+    mean_P = (cell.effectivity_UxP * keep_UxP).sum(axis=0) / np.maximum(count_P, 1)
+    return study.mean(cell, mean_P, count_P), int(keep_UxP.sum()), keep_UxP.size
+
+
+def published_curve(study: Study, cell: Cell) -> Estimate | None:
+    """Retainability as a mean of ratios with the outlier filter of each t, R x T.
+
+    None when no probe has a ratio. The filter is that of the data in every replicate.
+    """
+    ratio_TxP, kept_P = measures.retainability(cell.gain_TxP)
+    if not kept_P.any():
+        return None
+    _, kept_TxP = measures.mean_of_ratios(ratio_TxP, OUTLIERS)
+    all_TxP, mask_TxP = np.zeros(cell.gain_TxP.shape), np.zeros(cell.gain_TxP.shape)
+    all_TxP[:, kept_P], mask_TxP[:, kept_P] = ratio_TxP, kept_TxP
+    return study.mean(cell, all_TxP, mask_TxP)
+
+
+def subtracted_curve(study: Study, cell: Cell, control: Cell | None) -> Estimate | None:
+    """Control-subtracted mean gain at each t over that at t = 0, R x T; None without control."""
+    if control is None:
+        return None
+    gain = study.mean(cell, cell.gain_TxP) - study.mean(control, control.gain_TxP)
+    return gain / gain.then(lambda gain_RxT: gain_RxT[:, :1])
+
+
+def line_of(curve: Estimate, offsets_T: np.ndarray) -> Estimate | None:
+    """Slope and intercept of the curve on log10 t over t >= 1, R x 2; None with too few points."""
+    later_T = offsets_T >= 1
+    if later_T.sum() < 2:
+        return None
+    return curve.then(
+        lambda r: np.stack(line_coefficients(offsets_T[later_T], r[:, later_T]), axis=1)
+    )
+
+
+def crossing(line: Estimate) -> Estimate:
+    """log10 of the time at which the line reaches 0; infinite where it does not fall."""
+
+    def reach(line_Rx2):
+        slope, intercept = line_Rx2.T
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(slope < 0, -intercept / slope, np.inf)[:, None]
+
+    return line.then(reach)
