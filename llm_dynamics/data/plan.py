@@ -46,7 +46,8 @@ class RowBlock(NamedTuple):
     document_BxM: np.ndarray
     place_BxM: np.ndarray
     source_B: np.ndarray
-    index_B: np.ndarray  # of the row within its source, counted over epochs
+    epoch_B: np.ndarray  # of its source
+    row_B: np.ndarray  # of its source, in text order
 
 
 class Plan:
@@ -169,8 +170,7 @@ class Plan:
         """
         block = self._block(step, 0, self.batch_size)
         result = []
-        for b, (z, i) in enumerate(zip(block.source_B, block.index_B, strict=True)):
-            epoch, position = divmod(int(i), self._num_rows[z])
+        for b, z in enumerate(block.source_B):
             source = self._sources[z]
             pieces = explain_lib.pieces(
                 block.document_BxM[b], block.place_BxM[b], source.train, self._placed
@@ -179,8 +179,8 @@ class Plan:
                 {
                     "row": b,
                     "source": source.name,
-                    "epoch": epoch,
-                    "index": int(self._order(z, epoch)[position]),
+                    "epoch": int(block.epoch_B[b]),
+                    "index": int(block.row_B[b]),
                     **pieces,
                 }
             )
@@ -249,15 +249,15 @@ class Plan:
         shape = (stop - start, self.length + 1)
         tokens_BxM = np.empty(shape, np.int32)
         document_BxM, place_BxM = np.empty(shape, np.int64), np.empty(shape, np.int64)
+        epoch_B, position_B = np.divmod(index_B, np.array(self._num_rows)[source_B])
+        row_B = np.empty_like(position_B)
         for z in np.unique(source_B):
+            for epoch in np.unique(epoch_B[source_B == z]):
+                at = np.flatnonzero((source_B == z) & (epoch_B == epoch))
+                row_B[at] = self._order(int(z), int(epoch))[position_B[at]]
             at = np.flatnonzero(source_B == z)
-            epochs, positions = np.divmod(index_B[at], self._num_rows[z])
-            rows = np.empty_like(positions)
-            for epoch in np.unique(epochs):
-                now = epochs == epoch
-                rows[now] = self._order(int(z), int(epoch))[positions[now]]
             tokens_BxM[at], document_BxM[at], place_BxM[at] = self._read(
-                self._sources[z].train, rows
+                self._sources[z].train, row_B[at]
             )
         for row, which in self._by_step.get(int(step), {}).items():
             if start <= row < stop:
@@ -270,7 +270,7 @@ class Plan:
                 tokens_BxM[b], document_BxM[b], place_BxM[b] = insert(
                     (tokens_BxM[b], document_BxM[b], place_BxM[b]), passages
                 )
-        return RowBlock(tokens_BxM, document_BxM, place_BxM, source_B, index_B)
+        return RowBlock(tokens_BxM, document_BxM, place_BxM, source_B, epoch_B, row_B)
 
     def _read(
         self, stream: TokenStream, rows: np.ndarray

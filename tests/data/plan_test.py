@@ -15,6 +15,7 @@ from tests.data.fakes import FakeTokenizer
 
 TOKENIZER = FakeTokenizer()
 L, B = 8, 4
+WEIGHTS = {"big": 3, "small": 1}
 INJECTIONS = [
     Injection(3, "ABC", "fact a", {"arm": "duplication"}),
     Injection(3, "DE", "fact b", {"arm": "once"}),
@@ -39,11 +40,13 @@ def _texts(count, seed, longest=20):
 TEXTS = {"big": _texts(40, 0), "small": _texts(9, 1), "b-held": _texts(7, 2), "s-held": []}
 
 
-def _plan(injections=(), sources=("big", "small"), length=L, batch_size=B, **others):
+def _plan(
+    injections=(), sources=("big", "small"), length=L, batch_size=B, weights=WEIGHTS, **others
+):
     parts = [
         PlanSource(
             name=name,
-            weight={"big": 0.75, "small": 0.25}[name],
+            weight=weights[name],
             fingerprint=f"print of {name}",
             train=_stream(TEXTS[name], f"{name}-"),
             validation=_stream(TEXTS[f"{name[0]}-held"], f"{name}-held-"),
@@ -270,6 +273,18 @@ class ExplainTest(parameterized.TestCase):
             sizes = [piece["tokens"] for piece in row["documents"] + row["injected"]]
             self.assertEqual(sum(sizes), L + 1)
 
+    def test_index_is_where_the_row_lies_in_the_text(self):
+        plan = _plan()
+        starts = {name: _stream(TEXTS[name]).starts for name in ("big", "small")}
+        epochs = set()
+        for step in (0, 7, 50):
+            for row in plan.explain(step):
+                first = row["documents"][0]
+                begin = starts[row["source"]][int(first["id"].rpartition("-")[2])]
+                self.assertEqual(begin + first["start"], row["index"] * L)
+                epochs.add(row["epoch"])
+        self.assertGreater(len(epochs), 2)
+
     def test_injected(self):
         rows = _plan(INJECTIONS).explain(5)
         self.assertEqual(
@@ -364,5 +379,6 @@ class DescribeTest(parameterized.TestCase):
             _plan(INJECTIONS, batch_size=6).fingerprint,
             _plan(INJECTIONS, sources=("big",)).fingerprint,
             _plan(INJECTIONS, tokenizer_fingerprint="x").fingerprint,
+            _plan(INJECTIONS, weights={"big": 2, "small": 1}).fingerprint,
         }
-        self.assertLen(others | same, 8)
+        self.assertLen(others | same, 9)
