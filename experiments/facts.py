@@ -30,14 +30,14 @@ from llm_dynamics.facts import arms as arms_lib
 from llm_dynamics.facts import dose, results
 from llm_dynamics.facts.arms import FactsConfig
 from llm_dynamics.facts.facts import Fact, label_arms
-from llm_dynamics.model import presets
+from llm_dynamics.model import presets, size
 from llm_dynamics.optim.optimizer import OptimConfig
 from llm_dynamics.optim.schedules import ScheduleConfig
 from llm_dynamics.probe import packing
 from llm_dynamics.probe.cadence import ProbeConfig, probe_steps
 from llm_dynamics.probe.log import ProbeLog, open_log
 from llm_dynamics.probe.probes import EncodedProbe, Probe, encode_all
-from llm_dynamics.report.facts_report import write_report
+from llm_dynamics.report.facts_report import FactsStudy, write_report
 from llm_dynamics.train import plan_lines
 from llm_dynamics.train.config import CheckpointConfig, MeshConfig, RunSpec, TrainConfig
 from llm_dynamics.train.loop import train
@@ -181,7 +181,7 @@ def run(spec: Spec, workdir: Path, command: str) -> Path:
     if main:
         analyse(spec, folder, ready.plan.tokens_per_step)
         _log.info("drawing the report")
-        write_report(folder.path, command=command)
+        write_report(folder.path, study=page(spec, ready, command))
     return folder.report
 
 
@@ -196,6 +196,31 @@ def analyse(spec: Spec, folder: RunFolder, tokens_per_step: int) -> None:
         seed=spec.facts.seed,
     )
     files.write_json(folder.results, rows)
+
+
+def page(spec: Spec, ready: Prepared, command: str) -> FactsStudy:
+    """What the report says beyond the run folder."""
+    model, device = spec.model, jax.devices()[0]
+    return FactsStudy(
+        command=command,
+        schedule=arms_lib.schedule(spec.facts),
+        window=arms_lib.resolve_window(spec.facts, spec.optim.b1),
+        facts=ready.facts,
+        arms=ready.arms,
+        data=ready.plan.describe(),
+        model=(
+            ("parameters", size.num_params(model)),
+            ("layers", model.num_layers),
+            ("width", model.width),
+            ("heads", model.num_heads),
+            ("vocabulary", model.vocab_size),
+            ("tokenizer", ready.tokenizer.name),
+        ),
+        device=f"{jax.device_count()} x {device.device_kind} ({device.platform})",
+        cautions=dose.warnings(doses(ready)),
+        source=spec.facts.file,
+        seed=spec.facts.seed,
+    )
 
 
 def doses(ready: Prepared) -> dict[str, Any]:
