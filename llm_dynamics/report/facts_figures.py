@@ -10,7 +10,7 @@ from llm_dynamics.facts.cells import CONTROL
 from llm_dynamics.facts.curves import Curve, Fit, Gain
 from llm_dynamics.report import style
 from llm_dynamics.report.figures import Figure, spread, stack, thin
-from llm_dynamics.report.numbers import missing, number
+from llm_dynamics.report.numbers import missing, number, power_of_ten
 
 KINDS = {"raw": "as measured", "difference": "minus control"}
 _CHANGE = "change of log-probability (nats per target token)"
@@ -225,7 +225,7 @@ def retainability(
             name(s=f"{curve.arm}, {note}")
 
     def draw():
-        from matplotlib.ticker import NullLocator
+        from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
         drawing, axes = _canvas(len(kinds), len(depths), height=0.6 + 2.75 * len(kinds))
         for row, kind in enumerate(kinds):
@@ -243,6 +243,9 @@ def retainability(
                 above.spines["top"].set_visible(False)
                 above.tick_params(length=2, pad=1)
                 above.xaxis.set_minor_locator(NullLocator())
+                ax.xaxis.set_minor_formatter(NullFormatter())
+                for axis in (ax.xaxis, above.xaxis):
+                    axis.set_major_formatter(FuncFormatter(lambda x, _: power_of_ten(x)))
                 if row == 0:
                     above.set_xlabel("tokens after the last maximum")
                     ax.set_title(depth)

@@ -112,8 +112,7 @@ def to_csv(table: Mapping[str, Sequence[Any]]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(table)
-    for row in zip(*table.values(), strict=True):
-        writer.writerow([_cell(value) for value in row])
+    writer.writerows(zip(*map(_column, table.values()), strict=True))
     return out.getvalue()
 
 
@@ -132,7 +131,7 @@ def stack(tables: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
         size = sizes.pop() if sizes else 1
         for column in columns:
             value = table.get(column, "")
-            joined[column].extend(list(value) if np.ndim(value) == 1 else [value] * size)
+            joined[column].extend(_plain(value) if np.ndim(value) == 1 else [value] * size)
     return joined
 
 
@@ -169,6 +168,12 @@ def spread(values: Sequence[float], gap: float, low: float, high: float) -> list
     return result.tolist()
 
 
+def _plain(values: Any) -> list[Any]:
+    if isinstance(values, np.ndarray) and values.dtype == np.float64:
+        return values.tolist()
+    return list(values)
+
+
 def _shorten(svg: str) -> str:
     """Two decimals of a point are enough for coordinates; the rest is two thirds of the file."""
 
@@ -178,10 +183,19 @@ def _shorten(svg: str) -> str:
     return re.sub(r' (?:d|x|y|width|height|transform)="[^"]*"', round_all, svg)
 
 
+def _column(values: Sequence[Any]) -> list[Any]:
+    """A column as cells; a float32 as the shortest text that reads back to the same float32."""
+    if isinstance(values, np.ndarray):
+        if values.dtype == np.float32:
+            values = [float(str(value)) for value in values]
+        else:
+            values = values.tolist()
+    return [_cell(value) for value in values]
+
+
 def _cell(value: Any) -> Any:
     if isinstance(value, np.generic):
-        # The shortest text that reads back to the same number, of its own width.
         value = float(str(value)) if isinstance(value, np.floating) else value.item()
-    if value is None or (isinstance(value, float) and np.isnan(value)):
+    if value is None or value != value:
         return ""
     return repr(value) if isinstance(value, float) else value

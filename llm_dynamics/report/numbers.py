@@ -47,6 +47,14 @@ def estimate(value: Any, low: Any, high: Any, signed: bool = False) -> tuple[str
     return text(value, "+" if signed else ""), f"[{text(low)}, {text(high)}]" if known else ""
 
 
+def power_of_ten(value: float) -> str:
+    """A tick of a log axis: `1`, `10`, `100`, then `10³`, `10⁶`."""
+    exponent = round(math.log10(value))
+    return (
+        f"{10**exponent:g}" if 0 <= exponent < 3 else f"10{str(exponent).translate(_SUPERSCRIPT)}"
+    )
+
+
 def verdict(low: Any, high: Any) -> str:
     """What an interval lets one say about a difference: above, below, or not shown."""
     if missing(low) or missing(high):
