@@ -53,6 +53,7 @@ def open_data(config: DataConfig, progress: Progress | None = None) -> OpenData:
     if any(source.is_tokenised for source in sources) and not _is_trained(config):
         eos_id = build_tokenizer(config).eos_id
         sources = tuple(cut_at(s, eos_id) if s.is_tokenised else s for s in sources)
+    sources = tuple(s if s.is_tokenised else remembered(s) for s in sources)
     parts = split.cached_split(
         sources,
         config.validation_fraction,
@@ -86,6 +87,32 @@ def cut_at(source: Source, eos_id: int) -> Source:
         documents=sum(1 for _ in read()),
         fingerprint=fingerprint([source.fingerprint, eos_id]),
     )
+
+
+def remembered(source: Source, characters: int = 1 << 26) -> Source:
+    """A source that is read from disk once and from memory after, unless it is large.
+
+    Splitting, training a tokenizer and tokenising take several passes, and reading records costs
+    more than all three. The texts go when the source goes; a plan does not hold it.
+    """
+    kept: list[list[tuple[str, str]]] = []
+
+    def read() -> Iterator[tuple[str, str]]:
+        if kept:
+            yield from kept[0]
+            return
+        documents, size = [], 0
+        for doc_id, text in source:
+            yield doc_id, text
+            size += len(text)
+            if size <= characters:
+                documents.append((doc_id, text))
+            else:
+                documents.clear()
+        if size <= characters:
+            kept.append(documents)
+
+    return dataclasses.replace(source, read=read)
 
 
 def build_tokenizer(config: DataConfig, data: OpenData | None = None) -> Tokenizer:

@@ -10,6 +10,7 @@ from absl.testing import parameterized
 from llm_dynamics.data import build, split, tokenizers
 from llm_dynamics.data.config import DataConfig
 from llm_dynamics.data.injection import Injection
+from llm_dynamics.data.sources import Source
 from llm_dynamics.data.tokenizers import train_bpe
 from llm_dynamics.errors import UserError
 
@@ -122,6 +123,24 @@ class BuildTest(parameterized.TestCase):
         self.assertEqual(kinds, {"splitting", "looking", "tokenising"})
         for what, done, total in calls:
             self.assertBetween(done, 1, total, what)
+
+
+class RememberedTest(parameterized.TestCase):
+    @parameterized.parameters((8, 1), (7, 3))
+    def test_small_sources_are_read_once(self, characters, passes):
+        documents = [("a", "abcd"), ("b", "efgh")]
+        read = mock.Mock(side_effect=lambda: iter(documents))
+        source = Source("s", 1.0, "f", "", "", {}, False, 2, read)
+        again = build.remembered(source, characters)
+        for _ in range(3):
+            self.assertEqual(list(again), documents)
+        self.assertEqual(read.call_count, passes)
+
+    def test_a_pass_that_was_not_finished_is_not_remembered(self):
+        source = Source("s", 1.0, "f", "", "", {}, False, 2, lambda: iter([("a", "b"), ("c", "d")]))
+        again = build.remembered(source)
+        next(iter(again))
+        self.assertLen(list(again), 2)
 
 
 class TokenArraysTest(parameterized.TestCase):
