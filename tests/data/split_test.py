@@ -143,7 +143,7 @@ class NearDuplicatesTest(parameterized.TestCase):
         documents = _documents(10_000, length=78)
         start = time.perf_counter()
         _sides(documents, 0.02)
-        self.assertLess(time.perf_counter() - start, 20)
+        self.assertLess(time.perf_counter() - start, 60)  # quadratic: hours
 
 
 class CacheTest(parameterized.TestCase):
