@@ -30,7 +30,10 @@ class Checkpoints:
                 preservation_policy=preservation_policy.AnyPreservationPolicy(keep),
                 enable_async_checkpointing=True,
             ),
-            item_names=("state", "meta"),
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "meta": ocp.JsonCheckpointHandler(),
+            },
         )
 
     def due(self, step: int) -> bool:
@@ -63,7 +66,7 @@ class Checkpoints:
             found = _leaves(getattr(stored, "tree", stored))
         except Exception as error:
             raise UserError(f"{advice}: its metadata is damaged ({_first_line(error)})") from error
-        expected = _leaves(ocp.utils.to_state_dict(abstract))
+        expected = _leaves(abstract)
         wrong = [
             f"{name}: expected {expected.get(name, 'nothing')}, found {found.get(name, 'nothing')}"
             for name in dict.fromkeys([*expected, *found])

@@ -1,0 +1,41 @@
+"""Small made-up text for runs that must not need the network."""
+
+import random
+from pathlib import Path
+
+_WORDS = (
+    "river stone lamp window harbour engine paper winter garden letter bridge market silver tower "
+    "morning teacher village music forest island captain story colour number question answer"
+).split()
+
+
+def write_corpus(path: Path, documents: int = 300, seed: int = 0) -> Path:
+    """Writes one document a line as JSONL."""
+    rng = random.Random(seed)
+    lines = []
+    for _ in range(documents):
+        words = [rng.choice(_WORDS) for _ in range(rng.randrange(20, 120))]
+        lines.append('{"text": "' + " ".join(words).capitalize() + '."}')
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def small_run(workdir: Path, corpus: Path, cache: Path) -> list[str]:
+    """Flags of a facts study that takes seconds."""
+    return [
+        "--preset=smoke",
+        f"--workdir={workdir}",
+        f"--config.data.sources={corpus}",
+        f"--config.data.cache_dir={cache}",
+        "--config.data.tokenizer=bpe:512",
+        "--config.model.vocab_size=512",
+        "--config.data.length=160",
+        "--config.data.batch_size=8",
+        "--config.train.steps=40",
+        "--config.train.checkpoint.every=12",
+        "--config.train.validate_every=20",
+        "--config.facts.num_facts=8",
+        "--config.facts.start=6",
+        "--config.facts.interval=7",
+        "--config.facts.encounters=3",
+    ]
