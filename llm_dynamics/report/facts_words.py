@@ -41,26 +41,29 @@ def answer(
     for gain in (g for g in gains if g.kind == "difference" and not missing(g.value)):
         value, interval = estimate(abs(gain.value), gain.low, gain.high)
         signed = estimate(gain.value, gain.low, gain.high, signed=True)[0]
-        facts = f"{gain.arm} facts"
         match verdict(gain.low, gain.high):
             case "above zero" | "below zero":
                 more = "more" if gain.value > 0 else "less"
                 said = (
-                    f"{facts} gained {value} nats per target token {more} than facts that were "
-                    f"never injected (95 % interval of the difference {interval})."
+                    f"Facts of the arm “{gain.arm}” gained {value} nats per target token {more} "
+                    f"than facts that were never injected (95 % interval {interval})."
                 )
             case "no interval":
-                said = f"{facts} gained {signed} beyond never-injected ones, without an interval."
+                said = (
+                    f"Facts of the arm “{gain.arm}” gained {signed} beyond never-injected ones, "
+                    "without an interval."
+                )
             case _:
                 said = (
-                    f"For {facts} a gain beyond never-injected ones is not shown: the difference "
-                    f"of {signed} nats per target token has the 95 % interval {interval}, which "
-                    "covers zero."
+                    f"For the arm “{gain.arm}” a gain beyond facts that were never injected is not "
+                    f"shown: the difference of {signed} nats per target token has the 95 % "
+                    f"interval {interval}, which covers zero."
                 )
         share = by_name.get(f"{gain.arm}/{depth}/gain_at_last_maximum/control_share", {})
         if gain.low > 0 and not missing(share.get("value")) and not share.get("note"):
-            said += f" Without any injection facts gained {100 * share['value']:.0f} % as much."
-        items.append(said[0].upper() + said[1:])
+            part = f"{100 * share['value']:.0f} %"
+            said += f" Their raw gain was larger, but {part} of it never-injected facts made too."
+        items.append(said)
     if not items:
         lead = (
             "There was no never-injected control in this run, so how much of the raw gain is due "

@@ -105,7 +105,7 @@ class Quote:
 
 @dataclass(frozen=True)
 class Fold:
-    """Blocks behind a line that opens them; printed open."""
+    """Blocks behind a line that opens them; printed as the reader left it."""
 
     summary: str
     blocks: tuple[Any, ...]
@@ -188,7 +188,10 @@ def render_page(page: Page, drawn: Mapping[str, Drawn]) -> str:
 
 
 def _prose(text: str) -> Any:
-    """Escapes one paragraph and sets `code` between back quotes."""
+    """Escapes one paragraph and sets `code` between back quotes; paths may break at slashes."""
     from markupsafe import Markup, escape
 
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+    def code(match: re.Match) -> str:
+        return f"<code>{match.group(1).replace('/', '/<wbr>')}</code>"
+
+    return Markup(re.sub(r"`([^`]+)`", code, str(escape(text))))

@@ -53,22 +53,20 @@ class BrowserTest(absltest.TestCase):
         cls.path = facts_report.write_report(cls.folder / "run", study=study)
 
     def test_loads_without_errors_or_requests(self):
-        record = self.folder / "net.json"
-        done = browse(self.path, str(self.folder / "a"), "--dump-dom", f"--log-net-log={record}")
+        done = browse(self.path, str(self.folder / "a"), "--dump-dom")
         titles = re.findall(r"<h2[^>]*>(.*?)</h2>", done.stdout)
         self.assertLen(titles, 9)
+        # A refused request and a script error would both be on the console (see the next test).
+        self.assertNotIn("CONSOLE", done.stderr)
         # The script ran: sortable heads became buttons.
         self.assertIn('<th scope="col"><button type="button">name</button></th>', done.stdout)
-        self.assertNotIn("CONSOLE", done.stderr)
-        asked = re.findall(r'"url":"((?:https?|wss?):[^"]*)"', record.read_text())
-        self.assertEqual([url for url in asked if "report" in url or "figures" in url], [])
 
     def test_an_error_would_be_seen(self):
         broken = self.path.with_name("broken.html")
         text = self.path.read_text()
         broken.write_text(text.replace("</main>", '<img src="https://example.org/x.png"></main>'))
         done = browse(broken, str(self.folder / "b"), "--dump-dom")
-        self.assertIn("Content Security Policy", done.stderr)
+        self.assertRegex(done.stderr, "CONSOLE.*Content Security Policy")
 
     def test_it_can_be_looked_at_and_printed(self):
         picture, paper = self.folder / "page.png", self.folder / "page.pdf"

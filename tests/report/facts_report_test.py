@@ -178,7 +178,7 @@ class FactsReportTest(parameterized.TestCase):
             self.assertIn(part, self.page)
 
     @parameterized.named_parameters(
-        ("shown", 0.3, 0.1, 0.5, "gained 0.30 nats per target token more than", "above zero"),
+        ("shown", 0.3, 0.1, 0.5, "gained 0.30 nats per target token more than facts", "above zero"),
         ("negative", -0.3, -0.5, -0.1, "gained 0.30 nats per target token less", "below zero"),
         ("not_shown", 0.1, -0.1, 0.3, "is not shown: the difference of +0.10", "not shown: the"),
         ("one_fact", 0.1, None, None, "gained +0.100 beyond", "without an interval"),
