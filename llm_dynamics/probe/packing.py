@@ -88,7 +88,7 @@ def best_length(encoded: Sequence[EncodedProbe], limit: int, rows_multiple: int 
     """
     sizes = _sizes(encoded, limit)
     longest = -(-int(sizes.max()) // _LENGTH_STEP) * _LENGTH_STEP
-    candidates = [*range(longest, limit + 1, _LENGTH_STEP)][:64] or [limit]
+    candidates = [*range(longest, limit + 1, _LENGTH_STEP)][:16] or [limit]
 
     def cost(length):
         rows = -(-_first_fit(sizes, length)[2] // rows_multiple) * rows_multiple
@@ -124,8 +124,10 @@ def _first_fit(sizes_P: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray
     """First-fit decreasing, ties in order: each item's row and column, and the row count."""
     row_of, column_of = np.zeros(len(sizes_P), int), np.zeros(len(sizes_P), int)
     free = np.full(len(sizes_P), length)
+    num_rows = 0
     for p in np.argsort(-sizes_P, kind="stable"):
-        row = int(np.argmax(free >= sizes_P[p]))
+        row = int(np.argmax(free[: num_rows + 1] >= sizes_P[p]))  # the next empty row always fits
+        num_rows = max(num_rows, row + 1)
         row_of[p], column_of[p] = row, length - free[row]
         free[row] -= sizes_P[p]
-    return row_of, column_of, int(row_of.max()) + 1
+    return row_of, column_of, num_rows
