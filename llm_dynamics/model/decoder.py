@@ -134,7 +134,7 @@ class Table(nn.Module):
     def __call__(self, index_BxL):
         # Gathered over fsdp first, as every weight is: a lookup of a row split by width would
         # leave the activations split by width too.
-        table = nn.with_logical_constraint(self.embedding, (self.axis, None))
+        table = nn.with_logical_constraint(jnp.asarray(self.embedding), (self.axis, None))
         return table[index_BxL].astype(self.config.dtype)
 
     def table(self):

@@ -6,7 +6,7 @@ from llm_dynamics.spec import nearest, override
 
 
 def _pocket(width: int, num_layers: int, num_heads: int, mlp_width: int) -> ModelConfig:
-    """Llama-like and tied, for a laptop: most parameters sit in the layers."""
+    """A plain modern decoder with tied embeddings, sized at the vocabulary of 4,096."""
     return ModelConfig(
         width=width,
         num_layers=num_layers,
@@ -33,10 +33,10 @@ def _pythia(width: int, num_layers: int, num_heads: int, vocab_size: int = 50304
 
 
 PRESETS: dict[str, ModelConfig] = {
-    "pocket-0.1m": _pocket(24, 2, 2, 96),
-    "pocket-0.3m": _pocket(56, 2, 2, 224),
+    "pocket-0.1m": _pocket(24, 2, 3, 96),
+    "pocket-0.3m": _pocket(48, 4, 3, 192),
     "pocket-1m": _pocket(128, 4, 4, 512),
-    "pocket-3m": _pocket(216, 4, 4, 864),
+    "pocket-3m": _pocket(192, 5, 6, 768),
     "pocket-10m": _pocket(384, 5, 6, 1536),
     "pythia-14m": _pythia(128, 6, 4),
     "pythia-31m": _pythia(256, 6, 8),

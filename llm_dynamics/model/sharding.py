@@ -4,6 +4,7 @@ The model names logical axes only; this is the one file that names mesh axes.
 """
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 
@@ -115,8 +116,12 @@ def init_params(decoder: Decoder, seed: int, mesh: Mesh):
     not on the mesh.
     """
 
-    def new(key: jax.Array):
-        return nn.unbox(decoder.new_params(key))
+    rolled = Decoder(dataclasses.replace(decoder.config, scan_unroll=1))
 
+    def new(key: jax.Array):
+        return nn.unbox(rolled.new_params(key))
+
+    # Runs once, and on CPU LLVM takes longer to optimise it than it takes to run.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     shardings = param_shardings(decoder, mesh)
-    return jax.jit(new, out_shardings=shardings)(jax.random.key(seed))
+    return jax.jit(new, out_shardings=shardings, compiler_options=options)(jax.random.key(seed))

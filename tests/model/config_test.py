@@ -1,0 +1,127 @@
+"""Configurations, presets and their sizes."""
+
+import math
+
+import jax
+from absl.testing import parameterized
+
+from llm_dynamics.errors import UserError
+from llm_dynamics.model import presets, size
+from llm_dynamics.model.config import ModelConfig
+from llm_dynamics.model.decoder import Decoder
+from llm_dynamics.model.sharding import abstract_params
+
+# Totals of the published checkpoints.
+PUBLISHED = {
+    "pythia-14m": 14_067_712,
+    "pythia-31m": 30_494_720,
+    "pythia-70m": 70_426_624,
+    "pythia-160m": 162_322_944,
+    "pythia-410m": 405_334_016,
+    "pythia-1b": 1_011_781_632,
+    "pythia-1.4b": 1_414_647_808,
+    "olmo-1b": 1_176_764_416,
+    "smollm2-135m": 134_515_008,
+    "gpt2-124m": 124_439_808,
+}
+POCKET = {
+    "pocket-0.1m": 0.1e6,
+    "pocket-0.3m": 0.3e6,
+    "pocket-1m": 1e6,
+    "pocket-3m": 3e6,
+    "pocket-10m": 10e6,
+}
+
+
+def _count(config):
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(abstract_params(Decoder(config))))
+
+
+class PresetsTest(parameterized.TestCase):
+    def test_every_preset_is_counted_here(self):
+        self.assertEqual(set(presets.PRESETS), set(PUBLISHED) | set(POCKET))
+
+    @parameterized.named_parameters((name, name, count) for name, count in PUBLISHED.items())
+    def test_published_size(self, name, expected):
+        config = presets.named(name)
+        self.assertEqual(size.num_params(config), expected)
+        self.assertEqual(_count(config), expected)
+
+    @parameterized.named_parameters((name, name, count) for name, count in POCKET.items())
+    def test_pocket_size(self, name, nominal):
+        config = presets.named(name)
+        self.assertEqual(size.num_params(config), _count(config))
+        self.assertBetween(size.num_params(config) / nominal, 0.75, 1.4)
+
+    @parameterized.named_parameters(
+        ("grouped_biased_swiglu", {"num_kv_heads": 2, "mlp": "swiglu", "use_bias": True}),
+        ("wide_heads", {"head_dim": 48, "norm": "rmsnorm"}),
+    )
+    def test_formula_off_the_beaten_track(self, changes):
+        config = presets.named("pocket-1m", **changes)
+        self.assertEqual(size.num_params(config), _count(config))
+
+    def test_named_replaces_fields(self):
+        self.assertEqual(presets.named("pocket-1m", vocab_size=512).vocab_size, 512)
+
+    def test_unknown_preset_names_the_nearest(self):
+        with self.assertRaisesRegex(UserError, "pythia-70m"):
+            presets.named("pythia-70")
+
+    def test_unknown_field_names_the_nearest(self):
+        with self.assertRaisesRegex(UserError, "num_layers"):
+            presets.named("pythia-70m", num_layer=3)
+
+
+class SizeTest(parameterized.TestCase):
+    def test_flops_by_hand(self):
+        config = ModelConfig(vocab_size=10, width=4, num_layers=2, num_heads=2, mlp_width=8)
+        # A layer: 4 * 4 * 4 attention + 2 * 4 * 8 MLP weights; attention reads 3 positions.
+        self.assertEqual(size.flops_per_token(config, 3), 6 * (2 * 128 + 40) + 12 * 2 * 2 * 2 * 3)
+
+    def test_flops_match_the_compiler(self):
+        """XLA counts the forward pass; the formula's third of it is close and never above."""
+        config = ModelConfig(
+            vocab_size=512, width=64, num_layers=2, num_heads=2, mlp_width=256, scan_unroll=2
+        )
+        decoder = Decoder(config)
+        tokens = jax.ShapeDtypeStruct((2, 64), "int32")
+
+        def forward(params, tokens_BxL):
+            h_BxLxD = decoder.apply({"params": params}, tokens_BxL)
+            return decoder.apply({"params": params}, h_BxLxD, method="unembed")
+
+        compiled = jax.jit(forward).lower(abstract_params(decoder), tokens).compile()
+        measured = compiled.cost_analysis()["flops"] / (2 * 64)
+        self.assertBetween(measured / (size.flops_per_token(config, 64) / 3), 1.0, 1.15)
+
+    def test_state_bytes(self):
+        config = presets.named("pocket-1m")
+        self.assertEqual(size.state_bytes(config), 12 * size.num_params(config))
+
+
+class ConfigTest(parameterized.TestCase):
+    @parameterized.named_parameters(
+        ("zero_layers", {"num_layers": 0}, "num_layers"),
+        ("heads_do_not_divide", {"num_heads": 3}, "num_heads 3"),
+        ("kv_heads_do_not_divide", {"num_kv_heads": 3}, "num_kv_heads 3"),
+        ("odd_rotary", {"rotary_fraction": 0.1}, "rotary_fraction"),
+        ("norm", {"norm": "rms"}, "rmsnorm"),
+        ("mlp", {"mlp": "swigluu"}, "swiglu"),
+        ("dtype", {"compute_dtype": "float23"}, "float32"),
+        ("remat", {"remat": "all"}, "known|did you mean"),
+        ("negative_chunk", {"loss_chunk": -1}, "loss_chunk"),
+        ("eps", {"norm_eps": 0.0}, "norm_eps"),
+    )
+    def test_refuses(self, changes, message):
+        with self.assertRaisesRegex(UserError, message):
+            ModelConfig(**changes)
+
+    def test_defaults_are_derived(self):
+        config = ModelConfig(width=64, num_heads=4)
+        self.assertEqual((config.kv_heads, config.head_size, config.rotary_size), (4, 16, 16))
+
+    def test_remat_keeps_the_loop(self):
+        self.assertEqual(ModelConfig(num_layers=3).unroll, 3)
+        self.assertEqual(ModelConfig(num_layers=3, remat="full").unroll, 1)
+        self.assertEqual(ModelConfig(num_layers=3, scan_unroll=7).unroll, 3)
