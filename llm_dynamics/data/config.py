@@ -21,7 +21,7 @@ class DataConfig:
     batch_size: int = 32  # rows a step, B, over all hosts
     isolate_documents: bool = True  # attention and positions stop at document boundaries
     validation_fraction: float = 0.02  # of the documents; 0 = no validation set
-    dedup_threshold: float = 0.5  # Jaccard above which a document is a near duplicate; 1 = exact
+    dedup_threshold: float = 0.5  # share of 5-word shingles in one training document that removes
     seed: int = 0  # of the document order and the split
     cache_dir: str = ""  # "" = $LLM_DYNAMICS_CACHE, or ~/.cache/llm_dynamics
 

@@ -3,10 +3,11 @@
 import random
 from pathlib import Path
 
-_WORDS = (
-    "river stone lamp window harbour engine paper winter garden letter bridge market silver tower "
-    "morning teacher village music forest island captain story colour number question answer"
-).split()
+_TEXT = (
+    "river stone lamp window harbour engine paper winter garden letter bridge market silver "
+    "tower morning teacher village music forest island captain story colour number question"
+)
+_WORDS = tuple(_TEXT.split())
 
 
 def write_corpus(path: Path, documents: int = 300, seed: int = 0) -> Path:

@@ -1,0 +1,1 @@
+"""Comparisons that anyone can run; figures in docs/benchmarks.md."""

@@ -1,0 +1,70 @@
+"""Two processes on one machine: train, save, die, resume; and the same run as one process."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import text
+from runs import HERE, final_state, metrics, tree_bytes
+
+
+def run_pair(point: str, flags: list[str]) -> list[subprocess.CompletedProcess]:
+    """Two processes of two devices each; the second is killed when the first dies."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2"}
+    pair = [f"--coordinator=127.0.0.1:{port}", "--num_processes=2"]
+    started = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                str(HERE / "crash.py"),
+                point if index == 0 else "none",
+                *flags,
+                *pair,
+                f"--process_id={index}",
+            ],
+            env=environment,
+            cwd=HERE.parents[1],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in (0, 1)
+    ]
+    output = [started[0].communicate(timeout=400)[0]]
+    if started[0].returncode:
+        started[1].kill()
+    output.append(started[1].communicate(timeout=100)[0])
+    return [
+        subprocess.CompletedProcess(p.args, p.returncode, text)
+        for p, text in zip(started, output, strict=True)
+    ]
+
+
+def test_two_processes_train_save_and_resume(uninterrupted, tmp_path):
+    corpus, cache = uninterrupted / "corpus.jsonl", uninterrupted / "cache"
+    mesh = ["--config.train.mesh.data=2", "--config.train.mesh.fsdp=2"]
+    for folder, points in (("whole", ("none",)), ("killed", ("step:20", "none"))):
+        for point in points:
+            flags = text.small_run(tmp_path / folder, corpus, cache)
+            first, second = run_pair(point, [*flags, *mesh])
+            expected = 0 if point == "none" else -signal.SIGKILL
+            assert first.returncode == expected, first.stdout[-3000:]
+            assert point != "none" or second.returncode == 0, second.stdout[-3000:]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert metrics(whole) == metrics(killed)
+    assert tree_bytes(whole / "probes") == tree_bytes(killed / "probes")
+    assert final_state(whole) == final_state(killed)
+    assert (killed / "report.html").exists()
+
+    # Reductions are ordered otherwise over four devices, so equality is within tolerance.
+    np.testing.assert_allclose(
+        [row.get("loss", 0.0) for row in metrics(whole)],
+        [row.get("loss", 0.0) for row in metrics(uninterrupted / "run")],
+        rtol=2e-3,
+    )
