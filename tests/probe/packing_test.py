@@ -79,14 +79,15 @@ class PackTest(parameterized.TestCase):
         encoded = probes([18, 11], [1, 1])
         self.assertEqual(best_length(encoded, 128), 32)
         self.assertEqual(best_length(encoded, 20), 20)
-        self.assertEqual(best_length(probes([17, 11], [1, 1]), 128), 16)
+        self.assertEqual(best_length(probes([33, 11], [1, 1]), 128), 32)
+        self.assertEqual(best_length(probes([34, 11], [1, 1]), 128), 64)
 
     def test_best_length_counts_the_rows_that_fill_up_the_multiple(self):
-        # Twelve probes of 12 positions: rows of 16 waste a quarter, rows of 48 hold four each.
-        encoded = probes([13] * 12, [1] * 12)
-        self.assertEqual(best_length(encoded, 64), 48)
-        # Rows come in eights: 16 rows of 16 now cost less than 8 of 48.
-        self.assertEqual(best_length(encoded, 64, 8), 16)
+        # Twelve probes of 24 positions: rows of 32 waste a quarter, rows of 96 hold four each.
+        encoded = probes([25] * 12, [1] * 12)
+        self.assertEqual(best_length(encoded, 128), 96)
+        # Rows come in twelves: twelve rows of 96 would be mostly empty.
+        self.assertEqual(best_length(encoded, 128, 12), 32)
 
     def test_too_long(self):
         with self.assertRaisesRegex(UserError, "'p1'.*at most 9 tokens.*got 10"):
