@@ -4,16 +4,19 @@ import dataclasses
 import errno
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import absl.logging
+import jax
 from absl import app, flags
 
 from llm_dynamics import spec as specs
 from llm_dynamics.errors import UserError
+from llm_dynamics.model import presets
 
 _PREFIX = "--config."
 
@@ -44,8 +47,8 @@ def start(study: Study) -> None:
     flags.DEFINE_string("coordinator", "", "several processes: HOST:PORT of process 0, or 'auto'")
     flags.DEFINE_integer("num_processes", 1, "several processes: how many")
     flags.DEFINE_integer("process_id", 0, "several processes: which one this is")
-    overrides, rest = _split(sys.argv)
-    command = " ".join(["launch/local", study.name, *sys.argv[1:]])
+    overrides, rest = split_overrides(sys.argv)
+    command = shlex.join(["launch/local", study.name, *sys.argv[1:]])
 
     def main(argv: list[str]) -> None:
         if len(argv) > 1:
@@ -53,41 +56,52 @@ def start(study: Study) -> None:
                 f"unexpected argument {argv[1]!r}; settings are given as --config.KEY=VALUE"
             )
         _speak()
-        try:
-            _main(study, overrides, command)
-        except UserError as error:
-            _stop(str(error))
-        except KeyboardInterrupt:
-            print("interrupted; the same command resumes the run", file=sys.stderr)
-            sys.exit(130)
-        except Exception as error:
-            if not disk_full(error):
-                raise
-            _stop(
-                "the disk is full; what was written before is kept. Free some space and run "
-                "the same command again"
-            )
+        plainly(lambda: _main(study, overrides, command))
 
     app.run(main, argv=rest)
+
+
+def plainly(work: Callable[[], None]) -> None:
+    """Runs `work`; what a user can mend becomes one line on standard error and a status."""
+    try:
+        work()
+    except UserError as error:
+        _stop(str(error))
+    except KeyboardInterrupt:
+        print("interrupted; the same command resumes the run", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if not disk_full(error):
+            raise
+        _stop(
+            "the disk is full; what was written before is kept. Free some space and run the same "
+            "command again"
+        )
+
+
+def resolve(spec: Any, model: str, overrides: Mapping[str, str]) -> Any:
+    """The preset with a named model and the overrides put in.
+
+    Raises:
+      UserError: an unknown name or key, or settings that do not fit each other.
+    """
+    if model:
+        named = presets.named(model, vocab_size=spec.model.vocab_size)
+        named = dataclasses.replace(named, compute_dtype=spec.model.compute_dtype)
+        spec = dataclasses.replace(spec, model=named)
+    return specs.override(spec, overrides)
 
 
 def _main(study: Study, overrides: Mapping[str, str], command: str) -> None:
     values = flags.FLAGS
     if values.coordinator:
         _join(values.coordinator, values.num_processes, values.process_id)
-    spec = study.presets[values.preset]()
-    if values.model:
-        from llm_dynamics.model import presets
-
-        model = presets.named(values.model, vocab_size=spec.model.vocab_size)
-        spec = dataclasses.replace(spec, model=model)
-    spec = specs.override(spec, overrides)
+    spec = resolve(study.presets[values.preset](), values.model, overrides)
     if values.dry_run:
         print("\n".join(study.describe(spec)))
         return
     workdir = Path(values.workdir or f"runs/{study.name}-{values.preset}")
-    report = study.run(spec, workdir, command)
-    print(f"report: {report}")
+    print(f"report: {study.run(spec, workdir, command)}")
 
 
 def _speak() -> None:
@@ -101,8 +115,6 @@ def _speak() -> None:
 
 
 def _join(coordinator: str, count: int, index: int) -> None:
-    import jax
-
     if coordinator == "auto":
         jax.distributed.initialize()
         return
@@ -114,7 +126,7 @@ def _join(coordinator: str, count: int, index: int) -> None:
     jax.distributed.initialize(coordinator, count, index)
 
 
-def _split(argv: list[str]) -> tuple[dict[str, str], list[str]]:
+def split_overrides(argv: list[str]) -> tuple[dict[str, str], list[str]]:
     """Takes the --config.KEY=VALUE arguments out of a command line."""
     overrides, rest = {}, []
     for arg in argv:

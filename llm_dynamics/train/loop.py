@@ -181,6 +181,12 @@ class _Writer:
             config=specs.to_json(spec),
         )
         self._probes = open_probe_log() if open_probe_log else None
+        lacking = self._probes.missing(start) if self._probes else ()
+        if lacking:
+            raise UserError(
+                f"the run resumes at step {start}, but {folder.probes} lacks {len(lacking)} "
+                f"earlier rows (the first is step {lacking[0]}); restore it or start a new workdir"
+            )
 
     def write(self, step: int, row: dict[str, float], values_PxM: Any) -> None:
         now = time.perf_counter()

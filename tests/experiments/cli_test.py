@@ -1,0 +1,133 @@
+import io
+import json
+import subprocess
+import sys
+from contextlib import redirect_stderr
+from pathlib import Path
+
+from absl.testing import absltest, parameterized
+
+from experiments import cli, facts
+from llm_dynamics.errors import UserError
+from llm_dynamics.train.run_folder import RunFolder
+
+
+class OverridesTest(parameterized.TestCase):
+    def test_config_arguments_are_taken_out_of_the_command_line(self):
+        overrides, rest = cli.split_overrides(
+            ["facts", "--preset=smoke", "--config.train.steps=7", "--config.facts.file=a=b"]
+        )
+        self.assertEqual(overrides, {"train.steps": "7", "facts.file": "a=b"})
+        self.assertEqual(rest, ["facts", "--preset=smoke"])
+
+    @parameterized.parameters(
+        ({"train.stepz": "7"}, "unknown key 'train.stepz'; did you mean 'steps'"),
+        ({"train.steps": "many"}, "'train.steps' expects a whole number, got 'many'"),
+        ({"train.steps": "30"}, "fit into 30 steps.*lengthen the run or lower"),
+        ({"data.length": "4096"}, "data.length 4096 exceeds model.max_length 1024"),
+        ({"train.accumulate": "3"}, "16 does not split into train.accumulate 3"),
+        ({"optim.schedule.kind": "cosinus"}, "did you mean 'cosine'"),
+        ({"train.checkpoint.keep": "0"}, "keep >= 1"),
+    )
+    def test_what_cannot_work_is_refused_before_anything_runs(self, overrides, message):
+        with self.assertRaisesRegex(UserError, message):
+            cli.resolve(facts.smoke(), "", overrides)
+
+    def test_a_model_by_name_keeps_the_vocabulary_of_the_preset(self):
+        spec = cli.resolve(facts.smoke(), "pythia-14m", {"model.num_layers": "2"})
+        self.assertEqual(spec.model.width, 128)
+        self.assertEqual((spec.model.vocab_size, spec.model.num_layers), (1024, 2))
+        with self.assertRaisesRegex(UserError, "pythia-14m"):
+            cli.resolve(facts.smoke(), "pythia-14", {})
+
+
+class ErrorsTest(parameterized.TestCase):
+    def _said(self, error):
+        def fail():
+            raise error
+
+        err = io.StringIO()
+        with redirect_stderr(err), self.assertRaises(SystemExit) as stopped:
+            cli.plainly(fail)
+        return stopped.exception.code, err.getvalue()
+
+    def test_a_users_mistake_is_one_line_and_status_2(self):
+        code, text = self._said(UserError("expected a, got b, do c"))
+        self.assertEqual((code, text), (2, "error: expected a, got b, do c\n"))
+
+    def test_a_full_disk_is_named_however_deep_it_lies(self):
+        try:
+            with open("/dev/full", "w") as full:
+                full.write("x" * 100_000)
+        except OSError as error:
+            wrapped = RuntimeError("saving failed")
+            wrapped.__cause__ = error
+        code, text = self._said(wrapped)
+        self.assertEqual(code, 2)
+        self.assertIn("disk is full; what was written before is kept", text)
+        code, text = self._said(RuntimeError("tensorstore: No space left on device: write"))
+        self.assertIn("disk is full", text)
+
+    def test_other_errors_keep_their_traceback(self):
+        def fail():
+            raise ValueError("a bug")
+
+        with self.assertRaisesRegex(ValueError, "a bug"):
+            cli.plainly(fail)
+
+
+class WorkdirTest(absltest.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.folder = Path(self.create_tempdir().full_path) / "run"
+
+    def _claim(self, spec, fingerprint="f"):
+        return RunFolder(self.folder).claim(spec, {"fingerprint": fingerprint})
+
+    def test_the_same_spec_may_return_and_another_is_shown_the_difference(self):
+        self.assertTrue(self._claim(facts.smoke()))
+        self.assertFalse(self._claim(facts.smoke()))
+        other = cli.resolve(facts.smoke(), "", {"train.steps": "90"})
+        with self.assertRaisesRegex(UserError, r"another spec(.|\n)*train.steps: 80 -> 90"):
+            self._claim(other)
+        with self.assertRaisesRegex(UserError, "fingerprint differs"):
+            self._claim(facts.smoke(), "g")
+        record = json.loads((self.folder / "spec.json").read_text())
+        self.assertEqual(record["spec"]["train"]["steps"], 80)
+        self.assertIn("jax", record["versions"])
+
+    def test_a_living_owner_a_strange_folder_and_a_file_are_refused(self):
+        owner = RunFolder(self.folder)
+        owner.claim(facts.smoke(), {"fingerprint": "f"})
+        with self.assertRaisesRegex(UserError, "another process is running"):
+            self._claim(facts.smoke())
+        strange = self.folder.parent / "photos"
+        strange.mkdir()
+        (strange / "cat.png").write_bytes(b"x")
+        with self.assertRaisesRegex(UserError, "not empty and holds no run.*cat.png"):
+            RunFolder(strange).claim(facts.smoke(), {"fingerprint": "f"})
+        with self.assertRaisesRegex(UserError, "cannot be a folder"):
+            RunFolder(strange / "cat.png").claim(facts.smoke(), {"fingerprint": "f"})
+
+    def test_a_damaged_spec_is_refused(self):
+        self._claim(facts.smoke())
+        (self.folder / "spec.json").write_text("{")
+        with self.assertRaisesRegex(UserError, "not a run's spec"):
+            self._claim(facts.smoke())
+
+
+def test_an_unknown_flag_names_the_nearest_and_nothing_is_written(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.facts", "--prest=smoke", f"--workdir={tmp_path}/r"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        timeout=120,
+    )
+    assert done.returncode != 0
+    assert "preset" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "r").exists()
+
+
+if __name__ == "__main__":
+    absltest.main()
