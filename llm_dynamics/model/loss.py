@@ -77,26 +77,29 @@ def _join(x_NxBxCx: jax.Array, length: int) -> jax.Array:
     return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length]
 
 
-def _log_likelihood(h_CxD, head_DxV, targets_C):
-    """Losses of a chunk, and what their gradient needs: exp(logits - max), its sum, the labels."""
+def _log_likelihood(h_CxD, head_DxV, head_VxD, targets_C):
+    """Losses of a chunk, and what their gradient needs: exp(logits - max) and its sum.
+
+    The logit of the label is taken as a product of its own, which spares a pass over C x V.
+    """
     logits_CxV = jnp.dot(h_CxD, head_DxV, preferred_element_type=jnp.float32)
+    label_CxD = head_VxD[targets_C].astype(jnp.float32)
+    label_C = jnp.sum(h_CxD.astype(jnp.float32) * label_CxD, axis=-1)
     top_Cx1 = jnp.max(logits_CxV, axis=-1, keepdims=True)
     exp_CxV = jnp.exp(logits_CxV - top_Cx1)
     sum_Cx1 = jnp.sum(exp_CxV, axis=-1, keepdims=True)
-    label_CxV = jax.lax.broadcasted_iota(jnp.int32, logits_CxV.shape, 1) == targets_C[:, None]
-    target_Cx1 = jnp.sum(jnp.where(label_CxV, logits_CxV, 0.0), axis=-1, keepdims=True)
-    loss_C = (jnp.log(sum_Cx1) + top_Cx1 - target_Cx1)[:, 0]
-    return loss_C, exp_CxV, sum_Cx1, label_CxV
+    return (jnp.log(sum_Cx1) + top_Cx1)[:, 0] - label_C, exp_CxV, sum_Cx1
 
 
 def _losses(h_BxLxD, head_DxV, targets_BxL, chunk: int) -> jax.Array:
     """Per-token losses alone."""
-    head_DxV = head_DxV.astype(h_BxLxD.dtype)
+    head = head_DxV.astype(h_BxLxD.dtype)
+    head_VxD = jax.lax.optimization_barrier(head.T)
 
     def body(_, inputs):
         h_BxCxD, targets_BxC = inputs
         h_CxD = h_BxCxD.reshape(-1, h_BxCxD.shape[-1])
-        loss_C, *_ = _log_likelihood(h_CxD, head_DxV, targets_BxC.reshape(-1))
+        loss_C, *_ = _log_likelihood(h_CxD, head, head_VxD, targets_BxC.reshape(-1))
         return None, loss_C.reshape(targets_BxC.shape)
 
     _, loss = jax.lax.scan(body, None, (_split(h_BxLxD, chunk), _split(targets_BxL, chunk)))
@@ -112,7 +115,9 @@ def _losses_and_gradients(h_BxLxD, head_DxV, targets_BxL, weights_BxL, chunk: in
     def body(d_head_DxV, inputs):
         h_BxCxD, targets_BxC, weights_BxC = inputs
         h_CxD = h_BxCxD.reshape(-1, h_BxCxD.shape[-1])
-        loss_C, exp_CxV, sum_Cx1, label_CxV = _log_likelihood(h_CxD, head, targets_BxC.reshape(-1))
+        targets_C = targets_BxC.reshape(-1)
+        loss_C, exp_CxV, sum_Cx1 = _log_likelihood(h_CxD, head, head_VxD, targets_C)
+        label_CxV = jax.lax.broadcasted_iota(jnp.int32, exp_CxV.shape, 1) == targets_C[:, None]
         weights_Cx1 = weights_BxC.reshape(-1, 1)
         d_logits_CxV = exp_CxV * (weights_Cx1 / sum_Cx1) - jnp.where(label_CxV, weights_Cx1, 0.0)
         d_logits_CxV = d_logits_CxV.astype(dtype)
