@@ -77,18 +77,19 @@ def smoke() -> Spec:
 
 
 def laptop() -> Spec:
-    """Ends within ten minutes on two cores: a 1M-parameter model, eight encounters a fact."""
+    """Ends within ten minutes on two cores: a 1M-parameter model, eight encounters a fact.
+
+    The batch is large enough for the probes of every step to cost a tenth of it.
+    """
     return Spec(
-        model=presets.named("pocket-1m", vocab_size=4096),
+        model=presets.named("pocket-1m", vocab_size=2048),
         data=DataConfig(
-            ("wiki_leads@0.7", "wordnet_glosses@0.3"), "bpe:4096", length=128, batch_size=32
+            ("wiki_leads@0.7", "wordnet_glosses@0.3"), "bpe:2048", length=128, batch_size=40
         ),
-        optim=OptimConfig(ScheduleConfig("cosine", 2e-3, warmup=50)),
-        train=TrainConfig(1000, validate_every=100, checkpoint=CheckpointConfig(every=200)),
+        optim=OptimConfig(ScheduleConfig("cosine", 3e-3, warmup=30)),
+        train=TrainConfig(450, validate_every=90, checkpoint=CheckpointConfig(every=90)),
         probe=ProbeConfig(),
-        facts=FactsConfig(
-            num_facts=48, start=250, interval=40, encounters=8, window=40, probes_per_depth=1
-        ),
+        facts=FactsConfig(num_facts=36, start=100, interval=25, encounters=8, probes_per_depth=1),
     )
 
 
