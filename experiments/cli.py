@@ -30,12 +30,14 @@ class Study:
       presets: name -> a function that builds the resolved spec.
       run: (spec, workdir, command) -> the path of the report.
       describe: spec -> the lines that --dry_run prints; refuses what cannot work.
+      explain: (spec, step) -> what --explain=STEP prints.
     """
 
     name: str
     presets: Mapping[str, Callable[[], Any]]
     run: Callable[[Any, Path, str], Path]
     describe: Callable[[Any], list[str]]
+    explain: Callable[[Any, int], str]
 
 
 def start(study: Study) -> None:
@@ -44,6 +46,7 @@ def start(study: Study) -> None:
     flags.DEFINE_string("workdir", "", f"run folder; default runs/{study.name}-PRESET")
     flags.DEFINE_string("model", "", "a named model (llm_dynamics/model/presets.py)")
     flags.DEFINE_bool("dry_run", False, "print the whole plan and stop")
+    flags.DEFINE_integer("explain", None, "print what every row of this step holds, and stop")
     flags.DEFINE_string("coordinator", "", "several processes: HOST:PORT of process 0, or 'auto'")
     flags.DEFINE_integer("num_processes", 1, "several processes: how many")
     flags.DEFINE_integer("process_id", 0, "several processes: which one this is")
@@ -96,9 +99,16 @@ def _main(study: Study, overrides: Mapping[str, str], command: str) -> None:
     values = flags.FLAGS
     if values.coordinator:
         _join(values.coordinator, values.num_processes, values.process_id)
+    elif values.num_processes != 1 or values.process_id:
+        raise UserError(
+            "--num_processes and --process_id expect a --coordinator=HOST:PORT, got none"
+        )
     spec = resolve(study.presets[values.preset](), values.model, overrides)
     if values.dry_run:
         print("\n".join(study.describe(spec)))
+        return
+    if values.explain is not None:
+        print(study.explain(spec, values.explain))
         return
     workdir = Path(values.workdir or f"runs/{study.name}-{values.preset}")
     print(f"report: {study.run(spec, workdir, command)}")
@@ -123,7 +133,14 @@ def _join(coordinator: str, count: int, index: int) -> None:
             f"expected 0 <= process_id < num_processes, got {index} and {count}; every process "
             "gets the same --coordinator and --num_processes and its own --process_id"
         )
-    jax.distributed.initialize(coordinator, count, index)
+    try:
+        jax.distributed.initialize(coordinator, count, index)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"process {index} of {count} could not join at {coordinator} "
+            f"({str(error).splitlines()[0]}); start all processes with the same --coordinator, "
+            "which process 0 must be able to listen on"
+        ) from None
 
 
 def split_overrides(argv: list[str]) -> tuple[dict[str, str], list[str]]:

@@ -17,15 +17,16 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from experiments import cli
 from llm_dynamics import files
 from llm_dynamics.data.build import build_plan, build_tokenizer, open_data
 from llm_dynamics.data.config import DataConfig
+from llm_dynamics.data.explain import format_explanation
 from llm_dynamics.data.injection import Injection
 from llm_dynamics.data.plan import Plan
 from llm_dynamics.data.tokenizers import Tokenizer, check_vocabulary
+from llm_dynamics.errors import UserError
 from llm_dynamics.facts import arms as arms_lib
 from llm_dynamics.facts import dose, results
 from llm_dynamics.facts.arms import FactsConfig
@@ -38,9 +39,12 @@ from llm_dynamics.probe.cadence import ProbeConfig, probe_steps
 from llm_dynamics.probe.log import ProbeLog, open_log
 from llm_dynamics.probe.probes import EncodedProbe, Probe, encode_all
 from llm_dynamics.report.facts_report import FactsStudy, write_report
+from llm_dynamics.train import parts as parts_lib
 from llm_dynamics.train import plan_lines
 from llm_dynamics.train.config import CheckpointConfig, MeshConfig, RunSpec, TrainConfig
 from llm_dynamics.train.loop import train
+from llm_dynamics.train.parts import Parts
+from llm_dynamics.train.processes import on_first
 from llm_dynamics.train.run_folder import RunFolder
 
 _log = logging.getLogger("llm_dynamics.facts")
@@ -87,9 +91,9 @@ def laptop() -> Spec:
             ("wiki_leads@0.7", "wordnet_glosses@0.3"), "bpe:2048", length=128, batch_size=40
         ),
         optim=OptimConfig(ScheduleConfig("cosine", 3e-3, warmup=30)),
-        train=TrainConfig(450, validate_every=90, checkpoint=CheckpointConfig(every=90)),
+        train=TrainConfig(400, validate_every=80, checkpoint=CheckpointConfig(every=80)),
         probe=ProbeConfig(),
-        facts=FactsConfig(num_facts=36, start=100, interval=25, encounters=8, probes_per_depth=1),
+        facts=FactsConfig(num_facts=36, start=80, interval=25, encounters=8, probes_per_depth=1),
     )
 
 
@@ -119,6 +123,7 @@ def gpu() -> Spec:
 class Prepared:
     """Everything a run reads, made from the spec alone."""
 
+    parts: Parts
     tokenizer: Tokenizer
     facts: tuple[Fact, ...]
     arms: dict[str, str]
@@ -126,50 +131,75 @@ class Prepared:
     plan: Plan
     probes: tuple[Probe, ...]
     encoded: Sequence[EncodedProbe]
+    packed: packing.PackedProbes
     steps: np.ndarray  # at which the probes are scored
 
 
 def prepare(spec: Spec) -> Prepared:
     """Opens the data and refuses whatever does not fit before any training."""
+    run_parts = parts_lib.build(spec)
+    facts = arms_lib.load_facts(spec.facts)
+    arms = arms_lib.assign_arms(facts, spec.facts)
+    injections = arms_lib.injections(facts, arms, spec.facts)
+    steps = probe_steps(spec.probe, spec.train.steps, [i.step for i in injections])
+    check_cadence(spec, steps)
     _log.info("preparing the data: %s", ", ".join(spec.data.sources))
     data = open_data(spec.data)
     tokenizer = build_tokenizer(spec.data, data)
     check_vocabulary(tokenizer, spec.model.vocab_size)
-    facts = arms_lib.load_facts(spec.facts)
-    arms = arms_lib.assign_arms(facts, spec.facts)
-    injections = arms_lib.injections(facts, arms, spec.facts)
-    plan = build_plan(spec.data, tokenizer, injections, steps=spec.train.steps, data=data)
     probes = label_arms(facts, arms)
+    encoded = encode_all(probes, tokenizer)
+    rows = run_parts.row_devices
+    length = packing.best_length(encoded, spec.data.length, rows)
     return Prepared(
+        parts=run_parts,
         tokenizer=tokenizer,
         facts=facts,
         arms=arms,
         injections=injections,
-        plan=plan,
+        plan=build_plan(spec.data, tokenizer, injections, steps=spec.train.steps, data=data),
         probes=probes,
-        encoded=encode_all(probes, tokenizer),
-        steps=probe_steps(spec.probe, spec.train.steps, [i.step for i in injections]),
+        encoded=encoded,
+        packed=packing.pack(encoded, length, rows),
+        steps=steps,
     )
+
+
+def check_cadence(spec: Spec, steps: np.ndarray) -> None:
+    """Refuses a cadence that misses a step which the measures need.
+
+    Raises:
+      UserError: the baseline of an encounter or a step of its window is not probed.
+    """
+    window = arms_lib.resolve_window(spec.facts, spec.optim.b1)
+    times = {t for arm in arms_lib.schedule(spec.facts).values() for t in arm}
+    needed = {step for t in times for step in range(t, t + window + 1)}
+    missing = sorted(needed - set(steps.tolist()))
+    if missing:
+        raise UserError(
+            f"expected probes at every step from an encounter to the end of its window ({window} "
+            f"steps), got none at step {missing[0]}; use probe.every=1 or "
+            f"probe.around_events={window}"
+        )
 
 
 def run(spec: Spec, workdir: Path, command: str) -> Path:
     """Trains, probes, computes and reports; resumes what is there. Returns the report's path."""
     folder, ready = RunFolder(workdir), prepare(spec)
-    main = jax.process_index() == 0
-    if main:
-        folder.claim(spec, ready.plan.describe() | {"tokenizer": ready.tokenizer.name})
-        for warning in dose.warnings(doses(ready)):
-            _log.warning("dose: %s", warning)
-    multihost_utils.sync_global_devices("the run folder is claimed")
-
-    rows = spec.train.mesh.rows(jax.device_count())
-    length = packing.best_length(ready.encoded, spec.data.length, rows)
-    packed = packing.pack(ready.encoded, length, rows)
+    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    data = ready.plan.describe() | {
+        "tokenizer": ready.tokenizer.name,
+        "command": command,
+        "device": devices,
+    }
+    on_first(lambda: folder.claim(spec, data))
+    for warning in dose.warnings(doses(ready)):
+        _log.warning("dose: %s", warning)
     train(
-        spec,
+        ready.parts,
         ready.plan,
         folder,
-        packed=packed,
+        packed=ready.packed,
         probe_steps=ready.steps,
         open_probe_log=lambda: ProbeLog(
             folder.probes,
@@ -179,7 +209,7 @@ def run(spec: Spec, workdir: Path, command: str) -> Path:
             ready.steps * ready.plan.tokens_per_step,
         ),
     )
-    if main:
+    if jax.process_index() == 0:
         analyse(spec, folder, ready.plan.tokens_per_step)
         _log.info("drawing the report")
         write_report(folder.path, study=page(spec, ready, command))
@@ -201,14 +231,12 @@ def analyse(spec: Spec, folder: RunFolder, tokens_per_step: int) -> None:
 
 def page(spec: Spec, ready: Prepared, command: str) -> FactsStudy:
     """What the report says beyond the run folder."""
-    model, device = spec.model, jax.devices()[0]
+    model = spec.model
     return FactsStudy(
-        command=command,
         schedule=arms_lib.schedule(spec.facts),
         window=arms_lib.resolve_window(spec.facts, spec.optim.b1),
         facts=ready.facts,
         arms=ready.arms,
-        data=ready.plan.describe(),
         model=(
             ("parameters", size.num_params(model)),
             ("layers", model.num_layers),
@@ -217,7 +245,6 @@ def page(spec: Spec, ready: Prepared, command: str) -> FactsStudy:
             ("vocabulary", model.vocab_size),
             ("tokenizer", ready.tokenizer.name),
         ),
-        device=f"{jax.device_count()} x {device.device_kind} ({device.platform})",
         cautions=dose.warnings(doses(ready)),
         source=spec.facts.file,
         seed=spec.facts.seed,
@@ -232,7 +259,7 @@ def doses(ready: Prepared) -> dict[str, Any]:
 def describe(spec: Spec) -> list[str]:
     """The whole plan in lines, for --dry_run."""
     ready = prepare(spec)
-    lines = plan_lines.describe(spec, ready.plan)
+    lines = plan_lines.describe(ready.parts, ready.plan)
     lines += [
         "",
         f"facts: {len(ready.facts)}, {len(ready.probes)} probes, scored at {len(ready.steps)} "
@@ -248,5 +275,13 @@ def describe(spec: Spec) -> list[str]:
     return lines
 
 
+def explain(spec: Spec, step: int) -> str:
+    """What every row of a step holds: documents, offsets, sources, injected texts."""
+    if not 0 <= step < spec.train.steps:
+        raise UserError(f"expected --explain=0 to {spec.train.steps - 1}, got {step}")
+    return format_explanation(prepare(spec).plan.explain(step))
+
+
 if __name__ == "__main__":
-    cli.start(cli.Study("facts", {"smoke": smoke, "laptop": laptop, "gpu": gpu}, run, describe))
+    sizes = {"smoke": smoke, "laptop": laptop, "gpu": gpu}
+    cli.start(cli.Study("facts", sizes, run, describe, explain))

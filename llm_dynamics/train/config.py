@@ -17,12 +17,6 @@ class MeshConfig:
     fsdp: int = 1  # parameters and rows sharded together
     tensor: int = 1  # heads, feed-forward width and vocabulary sharded
 
-    def rows(self, devices: int) -> int:
-        """Devices along the axes that share out the rows of a batch."""
-        return (
-            devices // self.tensor if self.data == -1 or self.fsdp == -1 else self.data * self.fsdp
-        )
-
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:

@@ -17,24 +17,22 @@ from llm_dynamics.batch import Batch
 from llm_dynamics.data.plan import Plan
 from llm_dynamics.errors import UserError
 from llm_dynamics.model import sharding
-from llm_dynamics.model.decoder import Decoder
-from llm_dynamics.optim.optimizer import make_optimizer
-from llm_dynamics.optim.schedules import make_schedule
 from llm_dynamics.probe.log import ProbeLog
 from llm_dynamics.probe.packing import PackedProbes
 from llm_dynamics.probe.scoring import make_scorer
 from llm_dynamics.train.checkpoint import Checkpoints
-from llm_dynamics.train.config import RunSpec
 from llm_dynamics.train.metrics import MetricsLog
+from llm_dynamics.train.parts import Parts
+from llm_dynamics.train.processes import on_first
 from llm_dynamics.train.run_folder import RunFolder
-from llm_dynamics.train.state import abstract_state, init_state, shardings
-from llm_dynamics.train.step import make_train_step, make_validation
+from llm_dynamics.train.state import init_state, shardings
+from llm_dynamics.train.step import make_validation
 
 _log = logging.getLogger(__name__)
 
 
 def train(
-    spec: RunSpec,
+    parts: Parts,
     plan: Plan,
     folder: RunFolder,
     *,
@@ -50,7 +48,7 @@ def train(
     before a checkpoint is written, so whatever a checkpoint has seen is on disk.
 
     Args:
-      spec: the run.
+      parts: of the run, from `parts.build`.
       plan: its data; `plan.batch(t)` is pure.
       folder: the claimed run folder.
       packed: the probes, all scored in one call; None for none.
@@ -58,16 +56,11 @@ def train(
       open_probe_log: opens the probe log; called on process 0 only.
 
     Raises:
-      UserError: the mesh does not fit, a checkpoint cannot be used, or the loss is not finite.
+      UserError: a checkpoint or log cannot be used, or a loss is not finite.
     """
     # ---- what will run -------------------------------------------------------------------
-    total = spec.train.steps
-    mesh = sharding.make_mesh(spec.train.mesh.data, spec.train.mesh.fsdp, spec.train.mesh.tensor)
-    sharding.check_mesh(spec.model, mesh, spec.data.batch_size // spec.train.accumulate)
-    decoder = Decoder(spec.model)
-    schedule = make_schedule(spec.optim.schedule, total)
-    optimizer = make_optimizer(spec.optim, schedule)
-    abstract = abstract_state(decoder, optimizer, mesh)
+    spec = parts.spec
+    total, mesh, abstract = spec.train.steps, parts.mesh, parts.abstract
 
     # ---- where it starts: the last checkpoint, or step 0 ----------------------------------
     checkpoints = Checkpoints(folder.checkpoints, spec.train.checkpoint, total)
@@ -85,30 +78,31 @@ def train(
         _log.info("resuming at step %d of %d", start, total)
         state = checkpoints.restore(start, abstract)
     else:
-        state = init_state(decoder, optimizer, mesh, spec.seed)
+        state = init_state(parts.decoder, parts.optimizer, mesh, spec.seed)
 
     # ---- compile once ---------------------------------------------------------------------
     _log.info("compiling the training step")
     shape = (spec.data.batch_size, spec.data.length)
     where = sharding.batch_sharding(mesh)
-    step_fn = make_train_step(
-        decoder, optimizer, schedule, mesh, abstract, accumulate=spec.train.accumulate
-    )
-    with sharding.activate(mesh):
-        step_fn = step_fn.lower(abstract, abstract_batch(shape, where)).compile()
-    where_params = shardings(abstract).params
-    validate = make_validation(decoder, mesh, abstract)
-    score = make_scorer(decoder, packed, mesh, where_params) if packed is not None else None
+    step_fn = parts.compile_step()
+    validate = make_validation(parts.decoder, mesh, abstract)
+    score = None
+    if packed is not None:
+        score = make_scorer(parts.decoder, packed, mesh, shardings(abstract).params)
     held_out = [
         jax.tree.map(lambda x: _place(x, x.shape, where, 0), b)
         for b in plan.validation_batches(spec.train.validation_batches)
     ]
 
     # ---- logs, on the first process only --------------------------------------------------
-    writer = _Writer(spec, plan, folder, start, open_probe_log if score else None)
+    open_log = open_probe_log if score else None
+    writer = on_first(lambda: _Writer(spec, plan, folder, start, open_log)) or _Silent()
     due_probes = set(probe_steps) if score else set()
     bar = tqdm(
-        total=total, initial=start, unit="step", disable=not sys.stderr.isatty() or not writer.main
+        total=total,
+        initial=start,
+        unit="step",
+        disable=isinstance(writer, _Silent) or not sys.stderr.isatty(),
     )
     meta = {"spec": specs.to_json(spec), "data": plan.fingerprint}
 
@@ -116,10 +110,9 @@ def train(
         """Waits for one dispatched step, checks it and writes it down."""
         step, metrics, values_PxM, validation = pending
         row = {k: float(v) for k, v in metrics.items()}
-        if not all(map(math.isfinite, row.values())):
-            raise UserError(_not_finite(step, row, checkpoints.latest()))
         if validation is not None:
             row["validation_loss"] = validation
+        _check_finite(step, row, checkpoints.latest())
         writer.write(step, row, values_PxM)
         bar.set_postfix_str(writer.summary(row), refresh=False)
         bar.update()
@@ -154,6 +147,8 @@ def train(
                 pending = (step, metrics, values_PxM, validation)
             fetch(pending)
             final = validation_loss(state.params)
+            if final is not None:
+                _check_finite(total, {"validation_loss": final}, checkpoints.latest())
             last_PxM = score(state.params) if total in due_probes else None
             writer.finish(total, final, last_PxM)
             checkpoints.save(state, total, meta)
@@ -164,15 +159,35 @@ def train(
             checkpoints.close()
 
 
+class _Silent:
+    """Stands for the logs on every process but the first."""
+
+    def write(self, *_) -> None: ...
+
+    finish = summary = flush = close = write
+
+
 class _Writer:
-    """The logs of a run; on every process but the first it does nothing."""
+    """The logs of a run, on the first process."""
 
     def __init__(self, spec, plan, folder, start, open_probe_log):
-        self.main = jax.process_index() == 0
         self._tokens, self._then = plan.tokens_per_step, time.perf_counter()
-        self._metrics = self._probes = None
-        if not self.main:
-            return
+        self._probes = None
+        if open_probe_log:
+            if start and not folder.probes.exists():
+                raise UserError(
+                    f"the run resumes at step {start}, but {folder.probes} is gone; restore it or "
+                    "start a new workdir"
+                )
+            self._probes = open_probe_log()
+            lacking = self._probes.missing(start)
+            if lacking:
+                raise UserError(
+                    f"the run resumes at step {start}, but {folder.probes} lacks {len(lacking)} "
+                    f"earlier rows (the first is step {lacking[0]}); restore it or start a new "
+                    "workdir"
+                )
+        # Opened last, as opening drops the lines that are about to be written again.
         self._metrics = MetricsLog(
             folder.path,
             start=start,
@@ -180,27 +195,18 @@ class _Writer:
             wandb_project=spec.train.wandb,
             config=specs.to_json(spec),
         )
-        self._probes = open_probe_log() if open_probe_log else None
-        lacking = self._probes.missing(start) if self._probes else ()
-        if lacking:
-            raise UserError(
-                f"the run resumes at step {start}, but {folder.probes} lacks {len(lacking)} "
-                f"earlier rows (the first is step {lacking[0]}); restore it or start a new workdir"
-            )
 
     def write(self, step: int, row: dict[str, float], values_PxM: Any) -> None:
         now = time.perf_counter()
         seconds, self._then = now - self._then, now
         row |= {"seconds": seconds, "tokens_per_second": self._tokens / seconds}
-        if self.main:
-            self._metrics.write(step, row)
-            self._probe(step, values_PxM)
+        self._metrics.write(step, row)
+        self._probe(step, values_PxM)
 
     def finish(self, step: int, validation: float | None, values_PxM: Any) -> None:
-        if self.main:
-            if validation is not None:
-                self._metrics.write(step, {"validation_loss": validation})
-            self._probe(step, values_PxM)
+        if validation is not None:
+            self._metrics.write(step, {"validation_loss": validation})
+        self._probe(step, values_PxM)
         self.flush()
 
     def _probe(self, step: int, values_PxM: Any) -> None:
@@ -221,22 +227,14 @@ class _Writer:
                 log.close()
 
 
-def _not_finite(step: int, row: dict[str, float], saved: int | None) -> str:
+def _check_finite(step: int, row: dict[str, float], saved: int | None) -> None:
     bad = ", ".join(f"{k} = {v}" for k, v in row.items() if not math.isfinite(v))
-    kept = f"the checkpoint of step {saved} is kept" if saved is not None else "none was saved"
-    return (
-        f"{bad} at step {step}: the run stopped before anything later was saved ({kept}); "
-        "lower optim.schedule.peak, lengthen the warm-up or clip harder, in a new workdir"
-    )
-
-
-def abstract_batch(shape: tuple[int, int], where: Any) -> Batch:
-    """Shapes of a batch of B x L tokens, laid out as `where`."""
-
-    def leaf(dtype):
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
-
-    return Batch(*[leaf(np.int32)] * 4, leaf(np.float32))
+    if bad:
+        kept = f"the checkpoint of step {saved} is kept" if saved is not None else "none was saved"
+        raise UserError(
+            f"{bad} at step {step}: the run stopped before anything later was saved ({kept}); "
+            "lower optim.schedule.peak, lengthen the warm-up or clip harder, in a new workdir"
+        )
 
 
 def _global_batch(plan: Plan, step: int, shape: tuple[int, int], where: Any) -> Batch:

@@ -7,6 +7,7 @@ from typing import Any
 
 from llm_dynamics import files
 from llm_dynamics.errors import UserError
+from llm_dynamics.spec import fingerprint
 
 # Fields that measure the machine, not the run: they differ between two runs of one spec.
 WALL_CLOCK = ("seconds", "tokens_per_second")
@@ -46,7 +47,7 @@ class MetricsLog:
         """Keeps the lines before step `start` and drops the rest, which are about to be redone.
 
         Raises:
-          UserError: the file lacks a step before `start`, or wandb is asked for but absent.
+          UserError: the file lacks a step before `start`.
         """
         self._path = Path(folder) / "metrics.jsonl"
         kept = [r for r in read(self._path) if r["step"] < start] if self._path.exists() else []
@@ -93,13 +94,15 @@ class MetricsLog:
 
 
 def _start_wandb(project: str, folder: Path, config: dict[str, Any]):
-    try:
-        import wandb
-    except ImportError:
-        raise UserError(
-            "Weights & Biases was asked for (train.wandb) but is not installed; "
-            "run `pip install -e .[wandb]` or set --config.train.wandb="
-        ) from None
+    import wandb
+
+    # The same folder and spec is the same run; a folder of the same name elsewhere is not.
+    identity = fingerprint([str(folder.absolute()), config])
     return wandb.init(
-        project=project, dir=str(folder), id=folder.name, resume="allow", config=config
+        project=project,
+        name=folder.name,
+        dir=str(folder),
+        id=identity,
+        resume="allow",
+        config=config,
     )

@@ -3,6 +3,7 @@
 import fcntl
 import importlib.metadata
 import json
+import logging
 import platform
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 from llm_dynamics import __version__, files, spec
 from llm_dynamics.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
 
@@ -44,12 +47,13 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            self._refuse_strangers()
+            self._hold()
+        except OSError as error:
             raise UserError(
-                f"the workdir {self.path} cannot be a folder ({error.strerror}); "
-                "choose another --workdir"
+                f"the workdir {self.path} cannot be written ({error.strerror}); choose another "
+                "--workdir"
             ) from None
-        self._hold()
         record = {
             "spec": spec.to_json(run_spec),
             "data": data,
@@ -57,12 +61,6 @@ class RunFolder:
             "versions": versions(),
         }
         if not self.spec.exists():
-            others = [p.name for p in self.path.iterdir() if not p.name.startswith(".")]
-            if others:
-                raise UserError(
-                    f"the workdir {self.path} is not empty and holds no run (found "
-                    f"{', '.join(sorted(others)[:3])}); choose a new or empty folder"
-                )
             files.write_json(self.spec, record)
             return True
         old = read_spec(self.spec)
@@ -75,16 +73,29 @@ class RunFolder:
                 f"the workdir {self.path} holds a run of another spec; use a new --workdir, "
                 f"or the same settings to resume. It differs in (there -> asked):\n  {lines}"
             )
+        changes = spec.difference(old["versions"], record["versions"])
+        if changes:
+            _log.warning("resuming under other versions than the run began with: %s", changes)
         return False
+
+    def _refuse_strangers(self) -> None:
+        others = [p.name for p in self.path.iterdir() if not p.name.startswith(".")]
+        if others and not self.spec.exists():
+            raise UserError(
+                f"the workdir {self.path} is not empty and holds no run (found "
+                f"{', '.join(sorted(others)[:3])}); choose a new or empty folder"
+            )
 
     def _hold(self) -> None:
         self._lock = (self.path / ".lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise UserError(
                 f"another process is running in {self.path}; wait for it or stop it"
             ) from None
+        except OSError as error:
+            _log.warning("no lock in %s (%s): keep it to one process", self.path, error.strerror)
 
 
 def read_spec(path: Path) -> dict[str, Any]:

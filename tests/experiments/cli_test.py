@@ -33,6 +33,16 @@ class OverridesTest(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, message):
             cli.resolve(facts.smoke(), "", overrides)
 
+    @parameterized.parameters(
+        ({"probe.every": "2"}, "probes at every step from an encounter.*probe.around_events=6"),
+        ({"train.mesh.tensor": "5"}, "does not fit"),
+        ({"optim.schedule.warmup": "81"}, "needs 81 steps"),
+    )
+    def test_what_would_fail_later_is_refused_while_preparing(self, overrides, message):
+        spec = cli.resolve(facts.smoke(), "", overrides | {"data.sources": "no-such-corpus"})
+        with self.assertRaisesRegex(UserError, message):
+            facts.prepare(spec)
+
     def test_a_model_by_name_keeps_the_vocabulary_of_the_preset(self):
         spec = cli.resolve(facts.smoke(), "pythia-14m", {"model.num_layers": "2"})
         self.assertEqual(spec.model.width, 128)
@@ -106,7 +116,8 @@ class WorkdirTest(absltest.TestCase):
         (strange / "cat.png").write_bytes(b"x")
         with self.assertRaisesRegex(UserError, "not empty and holds no run.*cat.png"):
             RunFolder(strange).claim(facts.smoke(), {"fingerprint": "f"})
-        with self.assertRaisesRegex(UserError, "cannot be a folder"):
+        self.assertEqual([p.name for p in strange.iterdir()], ["cat.png"])
+        with self.assertRaisesRegex(UserError, "cannot be written"):
             RunFolder(strange / "cat.png").claim(facts.smoke(), {"fingerprint": "f"})
 
     def test_a_damaged_spec_is_refused(self):

@@ -57,7 +57,7 @@ class StepTest(parameterized.TestCase):
         for step, row in enumerate(metrics):
             np.testing.assert_allclose(row["learning_rate"], schedule(step), rtol=1e-6)
 
-    def test_the_loss_falls_on_a_repeated_batch_and_counts_masked_tokens_only(self):
+    def test_the_loss_is_the_mean_over_the_labels_that_count(self):
         _, metrics, (decoder, mesh, abstract, _) = _run((1, 1, 1), steps=1)
         state = init_state(decoder, make_optimizer(OptimConfig(), lambda _: 0.0), mesh, seed=3)
         with sharding.activate(mesh):

@@ -1,0 +1,79 @@
+"""What a run is made of; building it refuses a spec that does not fit, before any computation."""
+
+import dataclasses
+import importlib.util
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from llm_dynamics.batch import Batch
+from llm_dynamics.errors import UserError
+from llm_dynamics.model import sharding
+from llm_dynamics.model.attention import resolve
+from llm_dynamics.model.decoder import Decoder
+from llm_dynamics.optim.optimizer import make_optimizer
+from llm_dynamics.optim.schedules import make_schedule
+from llm_dynamics.train.config import RunSpec
+from llm_dynamics.train.state import State, abstract_state
+from llm_dynamics.train.step import make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """Mesh, model, optimizer and schedule of a run, and the shapes of its state."""
+
+    spec: RunSpec
+    mesh: Mesh
+    decoder: Decoder
+    schedule: optax.Schedule
+    optimizer: optax.GradientTransformation
+    abstract: State
+
+    @property
+    def row_devices(self) -> int:
+        """Devices that share out the rows of a batch."""
+        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+
+    def compile_step(self) -> jax.stages.Compiled:
+        """The training step, compiled on shapes alone; call it with (state, batch)."""
+        spec, where = self.spec, sharding.batch_sharding(self.mesh)
+        shape = (spec.data.batch_size, spec.data.length)
+
+        def leaf(dtype):
+            return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+
+        step = make_train_step(
+            self.decoder,
+            self.optimizer,
+            self.schedule,
+            self.mesh,
+            self.abstract,
+            accumulate=spec.train.accumulate,
+        )
+        batch = Batch(*[leaf(np.int32)] * 4, leaf(np.float32))
+        with sharding.activate(self.mesh):
+            return step.lower(self.abstract, batch).compile()
+
+
+def build(spec: RunSpec) -> Parts:
+    """Builds the parts of a run over all devices.
+
+    Raises:
+      UserError: a mesh that does not divide the devices, model or batch, a schedule that does not
+        fit the run, an attention that cannot run here, or a tracker that is not installed.
+    """
+    if spec.train.wandb and importlib.util.find_spec("wandb") is None:
+        raise UserError(
+            "Weights & Biases was asked for (train.wandb) but is not installed; "
+            "run `pip install -e .[wandb]` or leave train.wandb empty"
+        )
+    sizes = spec.train.mesh
+    mesh = sharding.make_mesh(sizes.data, sizes.fsdp, sizes.tensor)
+    sharding.check_mesh(spec.model, mesh, spec.data.batch_size // spec.train.accumulate)
+    resolve(spec.model)
+    decoder = Decoder(spec.model)
+    schedule = make_schedule(spec.optim.schedule, spec.train.steps)
+    optimizer = make_optimizer(spec.optim, schedule)
+    return Parts(spec, mesh, decoder, schedule, optimizer, abstract_state(decoder, optimizer, mesh))
