@@ -26,6 +26,7 @@ from llm_dynamics.report.page import (
 )
 from llm_dynamics.report.run import Run, read_run
 from llm_dynamics.report.training_figures import training
+from llm_dynamics.spec import flatten
 
 GAIN = "gain_at_last_maximum"
 _KINDS = {"raw": "raw", "control": CONTROL, "subtracted": "difference"}
@@ -34,16 +35,13 @@ _UNITS = {"nats/token": "nats per token", "1/decade": "per factor of ten", "1": 
 
 @dataclass(frozen=True)
 class FactsStudy:
-    """What the page says beyond the run folder; all of it follows from the spec.
+    """What the page says beyond the run folder; all of it follows from the spec alone.
 
     Attributes:
-      command: the exact command that repeats the run.
       schedule: arm -> updates of its encounters, in the order of the page; the control's is empty.
       window: steps after an encounter in which its maximum is sought.
       facts, arms: the facts, and the arm of each by its name.
-      data: `Plan.describe()`: tokens_per_step, steps, tokens, sources, doses.
       model: (what, value) rows: name, parameters, shape.
-      device: in words.
       question: one or two sentences.
       cautions: what makes the arms unequal besides their treatment, a clause each.
       source: where the facts come from, with licence and attribution; "" = our own generator.
@@ -51,14 +49,11 @@ class FactsStudy:
       seed: of the bootstrap.
     """
 
-    command: str
     schedule: Mapping[str, Sequence[int]]
     window: int
     facts: Sequence[Fact]
     arms: Mapping[str, str]
-    data: Mapping[str, Any]
     model: Sequence[tuple[str, Any]] = ()
-    device: str = ""
     question: str = facts_words.QUESTION
     cautions: Sequence[str] = field(default_factory=tuple)
     source: str = ""
@@ -89,19 +84,19 @@ def compose(run: Run, drawn: Curves, study: FactsStudy) -> Page:
         title="What a language model learned of facts it met, and what it kept",
         subtitle=(
             f"{number(len(study.facts))} facts in {len(set(study.arms.values()))} arms, put into "
-            f"{number(study.data.get('steps'))} training steps "
-            f"({number(study.data.get('tokens'))} tokens) and asked for on the way."
+            f"{number(run.data.get('steps'))} training steps "
+            f"({number(run.data.get('tokens'))} tokens) and asked for on the way."
         ),
         sections=(
             _headline(run, gains, study),
             _what_was_run(run, study),
-            _trajectories(drawn, study),
+            _trajectories(run, drawn, study),
             _forgetting(run, drawn, gains, study),
             _training(run),
             _all_results(run, study),
             facts_tables.examples(study),
             Section("Definitions", (Terms(facts_words.definitions(study.window)),)),
-            run_section.again_section(study.command, run),
+            run_section.again_section(run),
         ),
         footer=(
             "Drawn from the run folder alone by llm_dynamics "
@@ -182,7 +177,7 @@ def _card(label: str, row: Mapping[str, Any], note: str, role: str) -> Card:
 
 
 def _what_was_run(run: Run, study: FactsStudy) -> Section:
-    data = study.data
+    data = run.data
     shape = None
     if data.get("batch_size") and data.get("length"):
         shape = (
@@ -194,18 +189,18 @@ def _what_was_run(run: Run, study: FactsStudy) -> Section:
         ("steps", data.get("steps")),
         ("batch of a step", shape),
         ("training tokens", data.get("tokens")),
-        *((f"optim.{k}", v) for k, v in run_section.flatten(run.spec.get("optim", {}))),
+        *((f"optim.{k}", v) for k, v in flatten(run.spec.get("optim", {}))),
         ("facts", len(study.facts)),
         ("probes", sum(len(fact.probes) for fact in study.facts)),
         ("window of a maximum", f"{number(study.window)} steps"),
-        ("device", study.device or None),
+        ("device", data.get("device")),
         ("versions", ", ".join(f"{k} {v}" for k, v in run.versions.items()) or None),
     ]
     blocks: list[Any] = [
         Text(facts_words.WHAT_WAS_RUN),
         run_section.settings_table("The run in short", rows),
         run_section.sources_table(data.get("sources", ()), data.get("length")),
-        facts_tables.doses(study),
+        facts_tables.doses(study, data.get("doses", {})),
     ]
     if study.cautions:
         listed = "; ".join(study.cautions)
@@ -213,10 +208,10 @@ def _what_was_run(run: Run, study: FactsStudy) -> Section:
     return Section("What was run", tuple(blocks))
 
 
-def _trajectories(drawn: Curves, study: FactsStudy) -> Section:
+def _trajectories(run: Run, drawn: Curves, study: FactsStudy) -> Section:
     if not drawn.trajectories:
         return Section("Around the injections", (Text("No trajectory was recorded.", "note"),))
-    per_step = study.data["tokens_per_step"]
+    per_step = run.data["tokens_per_step"]
     figure = facts_figures.trajectories(drawn.trajectories, study.schedule, per_step)
     return Section("Around the injections", (Text(facts_words.TRAJECTORIES), figure))
 
@@ -227,7 +222,7 @@ def _forgetting(run: Run, drawn: Curves, gains: Sequence[Gain], study: FactsStud
         return Section("Forgetting", (Text(note, "note"),))
     unclear = {(g.arm, g.depth, g.kind) for g in gains if not g.low > 0}
     figure = facts_figures.retainability(
-        drawn.retainability, drawn.fits, study.data["tokens_per_step"], unclear
+        drawn.retainability, drawn.fits, run.data["tokens_per_step"], unclear
     )
     table = facts_tables.decays(run.results, list(study.schedule), unclear)
     return Section("Forgetting", (Text(facts_words.FORGETTING), figure, table))

@@ -19,14 +19,19 @@ _DOSES = (
 _FORMS = {"published": ("as measured", "raw"), "subtracted": ("minus control", "difference")}
 
 
-def doses(study: Any) -> Table:
-    """What every arm was given over the whole run; `study` is a FactsStudy."""
+def doses(study: Any, given: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What every arm was given over the whole run.
+
+    Args:
+      study: a FactsStudy.
+      given: arm -> its dose, as in `Plan.describe`.
+    """
     columns = ("arm", "treatment", "facts", "encounters", *(c for _, c in _DOSES), "updates")
     rows = []
     for arm in _arms(study):
         facts = sum(a == arm for a in study.arms.values())
         times = study.schedule.get(arm, ())
-        dose = study.data.get("doses", {}).get(arm, {})
+        dose = given.get(arm, {})
         rows.append(
             (
                 arm,

@@ -1,20 +1,15 @@
 """What was run, and how to run it again: the sections that every study's page shares."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llm_dynamics.report.numbers import estimate, missing, number
 from llm_dynamics.report.page import Cell, Code, Fold, Section, Table, Text
 from llm_dynamics.report.run import Run
+from llm_dynamics.spec import flatten
 
-
-def flatten(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of nested mappings as (dotted key, value)."""
-    if isinstance(tree, Mapping) and tree:
-        for key, value in tree.items():
-            yield from flatten(value, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, tree
+_IDENTITY = ("fingerprint", "tokenizer")
 
 
 def spec_fold(run: Run) -> Fold:
@@ -90,17 +85,37 @@ def results_table(caption: str, results: Sequence[Mapping[str, Any]]) -> Table:
     )
 
 
-def again_section(command: str, run: Run) -> Section:
+def in_new_folder(command: str) -> str:
+    """The command with `--workdir=NEW_FOLDER` in place of its own run folder, if it names one."""
+    words = iter(shlex.split(command))
+    kept = []
+    for word in words:
+        if word in ("--workdir", "-workdir"):
+            next(words, None)  # its value is a word of its own
+        elif not word.startswith(("--workdir=", "-workdir=")):
+            kept.append(word)
+    return shlex.join([*kept, "--workdir=NEW_FOLDER"])
+
+
+def again_section(run: Run) -> Section:
     """The command that repeats the run, and what identifies it."""
+    command = run.data.get("command")
+    if command:
+        how = (
+            Text(
+                "The command below repeats the run in a new folder. On the CPU of the same machine "
+                "with the same versions the numbers come out the same, bit for bit; on a GPU only "
+                "with deterministic operations (`XLA_FLAGS=--xla_gpu_deterministic_ops=true`). "
+                "Given this run's own folder it resumes, or does nothing when the run is complete."
+            ),
+            Code(in_new_folder(command)),
+        )
+    else:
+        how = (Text("The run did not record its command; its settings are below.", "note"),)
     return Section(
         "How to run it again",
         (
-            Text(
-                "The command below repeats the run in a new folder; on the same machine and "
-                "versions the numbers come out the same, bit for bit. In this run's own folder it "
-                "resumes, or does nothing when the run is complete."
-            ),
-            Code(command),
+            *how,
             spec_fold(run),
             Fold("Versions and data fingerprints", (versions_table(run), _fingerprints(run))),
         ),
@@ -108,7 +123,10 @@ def again_section(command: str, run: Run) -> Section:
 
 
 def _fingerprints(run: Run) -> Table:
-    rows = [(f"`{key}`", _shown(value)) for key, value in flatten(run.data)]
+    rows = [(f"`{key}`", str(run.data[key])) for key in _IDENTITY if run.data.get(key)]
+    for source in run.data.get("sources", ()):
+        for key, value in flatten(source.get("origin", {}), source["name"]):
+            rows.append((f"`{key}`", _shown(value)))
     if run.parent:
         rows.append(("parent run", run.parent))
     return Table("What identifies the data", ("what", "value"), tuple(rows))

@@ -7,13 +7,13 @@ import numpy as np
 from llm_dynamics.report import style
 from llm_dynamics.report.figures import Figure, stack, thin
 
-PANELS = (  # title, unit, metric names tried in turn, log axis
-    ("loss", "nats per token", ("loss",), False),
-    ("learning rate", "", ("learning_rate", "lr"), False),
-    ("gradient norm", "before clipping", ("grad_norm", "gradient_norm"), True),
-    ("throughput", "tokens per second", ("tokens_per_second", "tokens_per_s", "tokens/s"), False),
+PANELS = (  # title, unit, metric, log axis
+    ("loss", "nats per token", "loss", False),
+    ("learning rate", "", "learning_rate", False),
+    ("gradient norm", "before clipping", "grad_norm", True),
+    ("throughput", "tokens per second", "tokens_per_second", False),
 )
-VALIDATION = ("validation_loss", "val_loss", "valid_loss")
+VALIDATION = "validation_loss"
 
 
 def training(metrics: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
@@ -22,9 +22,7 @@ def training(metrics: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> 
     Args:
       metrics: name -> (steps, values), each rising in steps.
     """
-    shown = [(t, u, _first(metrics, names), log) for t, u, names, log in PANELS]
-    shown = [panel for panel in shown if panel[2]]
-    validation = _first(metrics, VALIDATION)
+    shown = [panel for panel in PANELS if panel[2] in metrics]
 
     def draw():
         from matplotlib.figure import Figure as Canvas
@@ -38,8 +36,8 @@ def training(metrics: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> 
             chosen = thin(steps)
             own = style.color("series-1")
             ax.plot(steps[chosen], values[chosen], color=own, lw=1.2, label="training")
-            if title == "loss" and validation:
-                x, y = (np.asarray(v, float) for v in metrics[validation])
+            if name == "loss" and VALIDATION in metrics:
+                x, y = (np.asarray(v, float) for v in metrics[VALIDATION])
                 ax.plot(x, y, "o-", ms=3, lw=1.2, color=style.color("series-2"), label="validation")
                 ax.legend(loc="upper right")
             finite = values[np.isfinite(values)]
@@ -55,7 +53,7 @@ def training(metrics: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> 
             ax.set_xlabel("step")
         return canvas
 
-    names = [name for _, _, name, _ in shown] + ([validation] if validation else [])
+    names = [name for _, _, name, _ in shown] + [VALIDATION] * (VALIDATION in metrics)
     return Figure(
         name="training",
         title="The run itself",
@@ -70,7 +68,3 @@ def training(metrics: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> 
             {"metric": name, "step": metrics[name][0], "value": metrics[name][1]} for name in names
         ),
     )
-
-
-def _first(metrics: Mapping[str, object], names: Sequence[str]) -> str:
-    return next((name for name in names if name in metrics), "")

@@ -39,7 +39,7 @@ def browse(path: Path, profile: str, *flags: str) -> subprocess.CompletedProcess
     )
 
 
-@pytest.mark.skipif(not BROWSER, reason="chromium is not installed")
+@pytest.mark.skipif(not BROWSER, reason="needs a browser: apt-get install chromium")
 class BrowserTest(absltest.TestCase):
     @classmethod
     def setUpClass(cls):

@@ -11,7 +11,7 @@ from absl.testing import absltest, parameterized
 from llm_dynamics.errors import UserError
 from llm_dynamics.facts.curves import compute_curves
 from llm_dynamics.probe.log import open_log
-from llm_dynamics.report import facts_report
+from llm_dynamics.report import facts_report, run_section
 from llm_dynamics.report.figures import Drawn
 from llm_dynamics.report.numbers import estimate
 from llm_dynamics.report.page import figures_of, render_page
@@ -174,8 +174,27 @@ class FactsReportTest(parameterized.TestCase):
         self.assertEqual(self.page.count('role="img" aria-label="'), len(FIGURES))
 
     def test_command_spec_and_versions(self):
-        for part in (self.study.command, "optim.schedule.peak", "0.10.2", "0123abcd", "pocket-1m"):
+        wanted = ("optim.schedule.peak", "0.10.2", "0123abcd", "fedcba98", "pocket-1m", "2 cores")
+        for part in wanted:
             self.assertIn(part, self.page)
+        self.assertIn("launch/local facts --preset=laptop --workdir=NEW_FOLDER", self.page)
+        self.assertNotIn("my runs/first", self.page)
+
+    @parameterized.parameters(
+        ("launch/local facts", "launch/local facts --workdir=NEW_FOLDER"),
+        ("a --workdir=x --b=1", "a --b=1 --workdir=NEW_FOLDER"),
+        ("a --workdir x --b='c d'", "a '--b=c d' --workdir=NEW_FOLDER"),
+        ("a -workdir 'x y' --workdir=z", "a --workdir=NEW_FOLDER"),
+    )
+    def test_the_command_names_a_new_folder(self, command, wanted):
+        self.assertEqual(run_section.in_new_folder(command), wanted)
+
+    def test_a_run_without_its_command_says_so(self):
+        record = json.loads((self.run_dir / "spec.json").read_text())
+        del record["data"]["command"]
+        page = self.composed(spec__json=json.dumps(record))
+        self.assertIn("did not record its command", page)
+        self.assertNotIn("NEW_FOLDER", page)
 
     @parameterized.named_parameters(
         ("shown", 0.3, 0.1, 0.5, "gained 0.30 nats per target token more than facts", "above zero"),

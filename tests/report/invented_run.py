@@ -15,6 +15,7 @@ from llm_dynamics.probe.scoring import MEASURES
 from llm_dynamics.report.facts_report import FactsStudy
 
 NASTY = 'O\'Brien <b>&"bold"</b> <script>alert(1)</script>'
+COMMAND = "launch/local facts --preset=laptop --workdir 'my runs/first'"
 RISE = {"duplication": 0.12, "paraphrase": 0.10, "once": 0.05, "control": 0.0}
 DEPTHS = ("memorization", "semantic", "compositional")
 
@@ -77,23 +78,26 @@ def make_run(
         "train": {"steps": steps, "tensorboard": True},
         "seed": 0,
     }
+    planned = injections(facts, arms, config)
     record = {
         "spec": spec,
-        "data": {"fingerprint": "0123abcd"},
+        "data": _describe(planned, arms, steps)
+        | {
+            "fingerprint": "0123abcd",
+            "tokenizer": "bpe:4096",
+            "command": COMMAND,
+            "device": "CPU, 2 cores",
+        },
         "parent": None,
         "versions": {"llm_dynamics": "0.1.0", "python": "3.11.7", "jax": "0.10.2"},
     }
     (path / "spec.json").write_text(json.dumps(record))
-    planned = injections(facts, arms, config)
     return FactsStudy(
-        command="python -m experiments.facts --preset=laptop --workdir=RUN",
         schedule=times,
         window=config.window,
         facts=facts,
         arms=arms,
-        data=_describe(planned, arms, steps),
         model=(("model", "pocket-1m"), ("parameters", 1_312_768)),
-        device="CPU, 2 cores",
         cautions=tuple(warnings(dose_report(planned, facts, arms))),
     )
 
@@ -141,6 +145,7 @@ def _describe(planned, arms, steps) -> dict:
             }
     source = {
         "name": "wiki_leads",
+        "origin": {"corpus": "wiki_leads", "text_sha256": "fedcba98"},
         "licence": "CC BY-SA 4.0",
         "attribution": f"Wikipedia contributors {NASTY}",
         "share": 1.0,
