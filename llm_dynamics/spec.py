@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -154,9 +155,11 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
                 if whole != number:
                     raise ValueError
                 return whole
+            if not math.isfinite(number):
+                raise ValueError
             return number
         except (TypeError, ValueError, OverflowError):
-            kind = "a whole number" if hint is int else "a number"
+            kind = "a whole number" if hint is int else "a finite number"
             raise _mismatch(path, kind, value) from None
     if hint is str and isinstance(value, str):
         return value
