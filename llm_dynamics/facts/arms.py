@@ -45,6 +45,11 @@ class FactsConfig:
                 raise UserError(f"unknown arm {arm!r} in facts.arms; {nearest(arm, ARMS)}")
         if not self.arms or len(set(self.arms)) < len(self.arms):
             raise UserError(f"expected every arm once in facts.arms, got {', '.join(self.arms)}")
+        if set(self.arms) == {"control"}:
+            raise UserError(
+                "expected at least one injected arm in facts.arms, got only control; add one of "
+                f"{', '.join(arm for arm in ARMS if arm != 'control')}"
+            )
         if self.sizes and (len(self.sizes) != len(self.arms) or min(self.sizes) < 1):
             raise UserError(
                 f"expected {len(self.arms)} facts.sizes of at least 1 for the arms "
@@ -61,7 +66,8 @@ class FactsConfig:
             )
         if self.assignment not in ("random", "ordered"):
             raise UserError(f"expected facts.assignment random or ordered, got {self.assignment!r}")
-        for key, least in (("start", 0), ("interval", 1), ("encounters", 1), ("window", 0)):
+        least_of = {"seed": 0, "start": 0, "interval": 1, "encounters": 1, "window": 0}
+        for key, least in least_of.items():
             if getattr(self, key) < least:
                 raise UserError(
                     f"expected facts.{key} of at least {least}, got {getattr(self, key)}"

@@ -127,6 +127,8 @@ class InjectionTest(parameterized.TestCase):
             arms_lib.injections(facts, arms_lib.assign_arms(facts, config), config)
 
     @parameterized.parameters(
+        ({"arms": "control"}, "at least one injected arm .*got only control"),
+        ({"seed": "-1"}, "facts.seed of at least 0, got -1"),
         ({"arms": "duplication,onec"}, "unknown arm 'onec'.*'once'"),
         ({"arms": "once,once"}, "every arm once"),
         ({"sizes": "3,4"}, "expected 4 facts.sizes"),
