@@ -156,7 +156,9 @@ def _trained_tokenizer(
                 f"tokenizer {spec!r} is trained on text, and all sources are token arrays; name "
                 "the tokenizer.json that the arrays were made with"
             )
-        cache.write_atomic(path, train_bpe(texts(), size).encode())
+        with cache.lock(cache_dir / "tokenizers" / f"bpe-{size}-{key}.lock"):
+            if not path.exists():  # another process may have trained it meanwhile
+                cache.write_atomic(path, train_bpe(texts(), size).encode())
     return _from_json(spec, _read_json(path), END_OF_TEXT)
 
 

@@ -3,6 +3,8 @@
 import random
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 from tokenizers import Tokenizer as Engine
@@ -73,6 +75,25 @@ def test_known_ids_of_gpt2(gpt2):
     assert gpt2.encode("Hello world") == [15496, 995]
     assert gpt2.encode(" <|endoftext|>") == [1279, 91, 437, 1659, 5239, 91, 29]
     assert (gpt2.vocab_size, gpt2.eos_id) == (50257, 50256)
+
+
+def test_two_at_once_train_once(tmp_path):
+    passes = []
+
+    def texts():
+        passes.append(1)
+        time.sleep(0.3)
+        return PIECES
+
+    def load():
+        tokenizers.load_tokenizer("bpe:300", texts, tmp_path, "pieces")
+
+    threads = [threading.Thread(target=load) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(passes) == 1
 
 
 def test_bytes(folder):
