@@ -230,6 +230,15 @@ def test_a_changed_extraction_or_archive_prepares_anew(publish, tmp_path, monkey
         assert sources.open_source("wiki_leads/es", tmp_path).origin["extraction"] == 2
 
 
+def test_another_python_prepares_its_own_library(tmp_path, monkeypatch):
+    for version in ("3.13.0rc1", "3.13.0"):  # one data set version
+        documents = [("a.py", version)]
+        monkeypatch.setattr(stdlib_code_dataset_builder, "read_sources", lambda _, d=documents: d)
+        monkeypatch.setattr("platform.python_version", lambda v=version: v)
+        assert read("stdlib_code", tmp_path) == documents
+    assert sources.open_source("stdlib_code", tmp_path).origin["python"] == "3.13.0"
+
+
 def test_an_interrupted_preparation_leaves_no_data_set(publish, tmp_path, monkeypatch):
     publish("wiki_leads", zip_of(WIKI))
 

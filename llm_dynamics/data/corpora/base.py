@@ -44,6 +44,8 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             "licence": corpus.licence,
             "attribution": corpus.attribution,
         }
+        if corpus.python:
+            origin["python"] = corpus.python
         return self.dataset_info_from_configs(
             description=corpus.description,
             features=tfds.features.FeaturesDict(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import platform
 import shutil
 import sys
 from pathlib import Path
@@ -29,6 +30,11 @@ class Corpus:
     @property
     def full_name(self) -> str:
         return f"{self.name}/{self.config}" if self.config else self.name
+
+    @property
+    def python(self) -> str:
+        """The version of the running Python if its files are the text, else ""."""
+        return "" if self.package else platform.python_version()
 
 
 _WIKI = Package(
@@ -198,7 +204,8 @@ def _open(module: str, chosen: Corpus, folder: Path) -> Any:
 
 
 def _is_current(builder: Any, chosen: Corpus) -> bool:
-    """Whether the prepared data set is of this extraction of this archive."""
+    """Whether the prepared data set is of this extraction of this archive, or of this Python."""
     stored = builder.info.metadata or {}
     sha256 = chosen.package.sha256 if chosen.package else ""
-    return (stored.get("extraction"), stored.get("package_sha256")) == (chosen.extraction, sha256)
+    found = stored.get("extraction"), stored.get("package_sha256"), stored.get("python", "")
+    return found == (chosen.extraction, sha256, chosen.python)
