@@ -50,6 +50,7 @@ def open_data(config: DataConfig, progress: Progress | None = None) -> OpenData:
     """
     folder = cache.cache_folder(config.cache_dir)
     sources = tuple(open_source(source, folder) for source in config.sources)
+    _refuse_twins(sources)
     if any(source.is_tokenised for source in sources) and not _is_trained(config):
         eos_id = build_tokenizer(config).eos_id
         sources = tuple(cut_at(s, eos_id) if s.is_tokenised else s for s in sources)
@@ -202,6 +203,18 @@ def build_plan(
         steps=steps,
         tokenizer_fingerprint=tokenizer.fingerprint,
     )
+
+
+def _refuse_twins(sources: Sequence[Source]) -> None:
+    first: dict[str, str] = {}
+    for source in sources:
+        if source.fingerprint in first:
+            raise UserError(
+                f"expected different sources, got {first[source.fingerprint]!r} and "
+                f"{source.name!r} with the same documents; name one of them, with the sum of the "
+                "weights"
+            )
+        first[source.fingerprint] = source.name
 
 
 def _is_trained(config: DataConfig) -> bool:

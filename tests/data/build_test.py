@@ -90,6 +90,12 @@ class BuildTest(parameterized.TestCase):
         sources = [row["source"] for step in range(10) for row in plan.explain(step)]
         self.assertEqual(sources.count(str(self.path)), 30)
 
+    def test_the_same_documents_twice_are_refused(self):
+        with self.assertRaisesRegex(
+            UserError, "first.jsonl' and .*first.jsonl#text' with the same"
+        ):
+            build.open_data(self._config(f"{self.path}@3", f"{self.path}#text@1"))
+
     def test_trained_tokenizer_sees_training_documents_only(self):
         config = self._config(tokenizer="bpe:300")
         data = build.open_data(config)
