@@ -9,17 +9,16 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from llm_dynamics.errors import UserError
+from llm_dynamics.errors import UserError, disk_full
+from llm_dynamics.files import replacing
 
 try:
     import fcntl
 except ImportError:  # not on Windows; there two simultaneous set-ups are up to the user
     fcntl = None
 
-# What the user can mend: space, permissions, and a file where a folder should be.
+# What the user can mend besides a full disk: permissions, and a file where a folder should be.
 _MENDABLE = {
-    errno.ENOSPC,
-    errno.EDQUOT,
     errno.EACCES,
     errno.EPERM,
     errno.EROFS,
@@ -51,31 +50,19 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        # Writers in C++ report a full disk as a RuntimeError that quotes the system's words.
-        full = os.strerror(errno.ENOSPC) if os.strerror(errno.ENOSPC) in str(error) else ""
-        if not full and getattr(error, "errno", None) not in _MENDABLE:
+        if not disk_full(error) and getattr(error, "errno", None) not in _MENDABLE:
             raise
+        reason = getattr(error, "strerror", None) or os.strerror(errno.ENOSPC)
         raise UserError(
-            f"cannot write {path}: {full or error.strerror}; "
+            f"cannot write {path}: {reason}; "
             f"free some space, or set {VARIABLE} to a folder with room"
         ) from error
 
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Writes `path` so that it is never seen half-written, not even after a crash."""
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-            raise
+    with writing(path), replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ Axes: S recorded steps, P probes, M measures.
 """
 
 import contextlib
-import errno
 import os
 import shutil
 import warnings
@@ -18,8 +17,8 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from llm_dynamics.errors import UserError
-from llm_dynamics.files import replacing
+from llm_dynamics.errors import UserError, disk_full
+from llm_dynamics.files import replacing, sync
 from llm_dynamics.probe.probes import Probe
 from llm_dynamics.probe.scoring import DEFINITIONS
 
@@ -89,7 +88,7 @@ class ProbeLog:
             with _full_disk(self._path, "nothing was stored yet"):
                 _create(fresh, table)
                 os.replace(fresh, self._path)
-                _sync_folder(self._path.parent)
+                sync(self._path.parent)
         self._array = zarr.open_array(_DurableStore(self._path), path="score", mode="r+")
 
     def write(self, step: int, values_PxM: np.ndarray) -> None:
@@ -268,14 +267,6 @@ def _first_difference(before: np.ndarray, after: np.ndarray) -> str:
     return f"{len(before)} -> {len(after)} entries, entry {at}: {old} -> {new}"
 
 
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _remove_leftovers(path: Path) -> None:
     """Deletes the temporary files of a writer that was killed."""
     for leftover in path.rglob(".*"):
@@ -288,8 +279,8 @@ def _full_disk(path: Path, lost: str) -> Iterator[None]:
     """Turns a full disk into a message that says what is lost."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if not disk_full(error):
             raise
         raise UserError(
             f"the disk of {path} is full: {lost}, everything flushed before is intact; free some "
