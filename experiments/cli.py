@@ -1,9 +1,7 @@
 """The command line every study shares: presets, overrides, dry runs and plain errors."""
 
 import dataclasses
-import errno
 import logging
-import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -15,7 +13,7 @@ import jax
 from absl import app, flags
 
 from llm_dynamics import spec as specs
-from llm_dynamics.errors import UserError
+from llm_dynamics.errors import UserError, disk_full
 from llm_dynamics.model import presets
 
 _PREFIX = "--config."
@@ -115,8 +113,12 @@ def _main(study: Study, overrides: Mapping[str, str], command: str) -> None:
 
 
 def _speak() -> None:
-    """Our own progress lines go to standard error as they are; libraries' only if they warn."""
-    absl.logging.set_verbosity(absl.logging.WARNING)
+    """Our own progress lines go to standard error as they are.
+
+    Libraries report failures by raising; what they log besides (a traceback for every thread that
+    a full disk stops) would bury the one line that says what to do.
+    """
+    absl.logging.set_verbosity(absl.logging.FATAL)
     logger, handler = logging.getLogger("llm_dynamics"), logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(handler)
@@ -155,19 +157,6 @@ def split_overrides(argv: list[str]) -> tuple[dict[str, str], list[str]]:
         else:
             rest.append(arg)
     return overrides, rest
-
-
-def disk_full(error: BaseException | None) -> bool:
-    """True if `error`, or what caused it, is a full disk or quota; C++ libraries only say so."""
-    full = (errno.ENOSPC, errno.EDQUOT)
-    while error is not None:
-        text = str(error)
-        if isinstance(error, OSError) and error.errno in full:
-            return True
-        if any(os.strerror(number) in text for number in full):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _stop(message: str) -> None:
