@@ -196,9 +196,11 @@ def retainability(
     arms = list(dict.fromkeys(curve.arm for curve in curves))
     kinds = [kind for kind in KINDS if any(curve.kind == kind for curve in curves)]
     palette = roles(arms)
+    end = max(float(curve.steps_S[-1]) for curve in curves)
 
     def panel(ax, kind, depth):
         ax.set_xscale("log")
+        ax.set_xlim(0.9, max(1.1 * end, 10))  # of every panel, also where nothing is drawn
         ax.axhline(0, color=style.color("axis"), lw=0.9, zorder=0.7)
         for i, curve in enumerate(c for c in curves if c.depth == depth and c.kind == kind):
             tint = style.color(palette[curve.arm])
@@ -213,7 +215,7 @@ def retainability(
                 transform=ax.transAxes,
             )
             if (curve.arm, depth, kind) in unclear:
-                name(s=f"{curve.arm}: gain not shown, so no share of it")
+                name(s=f"{curve.arm}: not drawn, gain may be zero")
                 continue
             _line(ax, curve, palette[curve.arm], (), 1, log=True, faint=True)
             fit = _pick(fits, arm=curve.arm, depth=depth, kind=kind)
@@ -262,8 +264,8 @@ def retainability(
             "control's. Bands: 95 % intervals over facts. Dashed: the least-squares line on "
             "log10 of time; a is the share lost per factor of ten. A time at which the line would "
             "reach zero lies outside the data, and holds only if the line does. Where the gain "
-            "itself is not shown to be positive there is nothing to take a share of: such arms "
-            "are named without a line, their ratios are in the data file."
+            "itself is not shown to be positive, a share of it means nothing: such arms are named "
+            "but not drawn, their ratios are in the data file."
         ),
         alt=(
             f"Retainability on logarithmic axes of steps and tokens for {', '.join(arms)} at the "

@@ -165,6 +165,8 @@ def _cards(gains, by_name, depth: str, study: FactsStudy) -> tuple[Card, ...]:
             palette[busiest],
         ),
     )
+    if not any(g.arm == busiest and g.kind == "difference" and g.low > 0 for g in gains):
+        more = more[:1]  # a share of a gain that may be zero means nothing
     for name, label, note, role in more:
         if not missing(by_name.get(name, {}).get("value")):
             cards.append(_card(label, by_name[name], note, role))

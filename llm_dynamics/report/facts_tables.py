@@ -62,10 +62,10 @@ def decays(
         arm, depth, _, form, _ = parts
         stem = "/".join(parts[:-1])
         name, kind = _FORMS.get(form, (form, ""))
+        r2 = by_name.get(f"{stem}/r2", {}).get("value")
         value, interval = estimate(row["value"], row["low"], row["high"])
         if (arm, depth, kind) in unclear:
-            value, interval = "–", "gain not shown"
-        r2 = by_name.get(f"{stem}/r2", {}).get("value")
+            value, interval, r2 = "–", "gain may be zero", None
         crossing = by_name.get(f"{stem}/x_intercept_tokens", {})
         reach = [crossing.get(key) for key in ("value", "low", "high")]
         rows.append(

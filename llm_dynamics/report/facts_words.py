@@ -55,9 +55,9 @@ def answer(
                 )
             case _:
                 said = (
-                    f"For the arm “{gain.arm}” a gain beyond facts that were never injected is not "
-                    f"shown: the difference of {signed} nats per target token has the 95 % "
-                    f"interval {interval}, which covers zero."
+                    f"For the arm “{gain.arm}” this run does not show a gain beyond that of facts "
+                    f"never injected: the difference is {signed} nats per target token, with a "
+                    f"95 % interval {interval} that covers zero."
                 )
         share = by_name.get(f"{gain.arm}/{depth}/gain_at_last_maximum/control_share", {})
         if gain.low > 0 and not missing(share.get("value")) and not share.get("note"):

@@ -107,8 +107,16 @@ class FactsReportTest(parameterized.TestCase):
             for arm in ("duplication", "paraphrase", "once")
         ]
         wanted.append(by_name["duplication/memorization/gain_at_last_maximum/control"]["value"])
-        wanted.append(by_name["duplication/memorization/decay/subtracted/a"]["value"])
         self.assertEqual([float(card) for card in cards], wanted)
+
+    @parameterized.parameters((-0.1, False), (0.1, True))
+    def test_the_decay_is_a_headline_only_of_a_shown_gain(self, low, wanted):
+        rows = [dict(row) for row in self.results]
+        for row in rows:
+            if row["name"] == "duplication/memorization/gain_at_last_maximum/subtracted":
+                row |= {"value": 0.3, "low": low, "high": 0.5}
+        page = self.composed(results__json=json.dumps(rows))
+        self.assertEqual("duplication: share lost as time grows tenfold" in page, wanted)
 
     def test_figures_are_drawn_from_what_their_data_says(self):
         drawn = self.curves
@@ -199,7 +207,7 @@ class FactsReportTest(parameterized.TestCase):
     @parameterized.named_parameters(
         ("shown", 0.3, 0.1, 0.5, "gained 0.30 nats per target token more than facts", "above zero"),
         ("negative", -0.3, -0.5, -0.1, "gained 0.30 nats per target token less", "below zero"),
-        ("not_shown", 0.1, -0.1, 0.3, "is not shown: the difference of +0.10", "not shown: the"),
+        ("not_shown", 0.1, -0.1, 0.3, "the difference is +0.10 nats per target", "not shown: the"),
         ("one_fact", 0.1, None, None, "gained +0.100 beyond", "without an interval"),
     )
     def test_wording_follows_the_interval(self, value, low, high, sentence, mark):
