@@ -81,7 +81,7 @@ def smoke() -> Spec:
 
 
 def laptop() -> Spec:
-    """Ends within ten minutes on two cores: a 1M-parameter model, eight encounters a fact.
+    """Ends within ten minutes on two cores: a 1M-parameter model, twelve encounters a fact.
 
     The batch is large enough for the probes of every step to cost a tenth of it.
     """
@@ -93,7 +93,9 @@ def laptop() -> Spec:
         optim=OptimConfig(ScheduleConfig("cosine", 3e-3, warmup=30)),
         train=TrainConfig(400, validate_every=80, checkpoint=CheckpointConfig(every=80)),
         probe=ProbeConfig(),
-        facts=FactsConfig(num_facts=36, start=80, interval=25, encounters=8, probes_per_depth=1),
+        facts=FactsConfig(
+            num_facts=36, start=60, interval=20, encounters=12, paraphrases=11, probes_per_depth=1
+        ),
     )
 
 
@@ -186,7 +188,8 @@ def check_cadence(spec: Spec, steps: np.ndarray) -> None:
 def run(spec: Spec, workdir: Path, command: str) -> Path:
     """Trains, probes, computes and reports; resumes what is there. Returns the report's path."""
     folder, ready = RunFolder(workdir), prepare(spec)
-    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    device = jax.devices()[0]
+    devices = f"{jax.device_count()} x {device.device_kind} ({device.platform})"
     data = ready.plan.describe() | {
         "tokenizer": ready.tokenizer.name,
         "command": command,
@@ -212,7 +215,7 @@ def run(spec: Spec, workdir: Path, command: str) -> Path:
     if jax.process_index() == 0:
         analyse(spec, folder, ready.plan.tokens_per_step)
         _log.info("drawing the report")
-        write_report(folder.path, study=page(spec, ready, command))
+        write_report(folder.path, study=page(spec, ready))
     return folder.report
 
 
@@ -229,7 +232,7 @@ def analyse(spec: Spec, folder: RunFolder, tokens_per_step: int) -> None:
     files.write_json(folder.results, rows)
 
 
-def page(spec: Spec, ready: Prepared, command: str) -> FactsStudy:
+def page(spec: Spec, ready: Prepared) -> FactsStudy:
     """What the report says beyond the run folder."""
     model = spec.model
     return FactsStudy(
