@@ -15,7 +15,7 @@ class UserError(Exception):
 
 
 def disk_full(error: BaseException | None) -> bool:
-    """True if `error`, or what it arose from, is a full disk or quota; C++ libraries only say so."""
+    """True if `error`, or what it arose from, is a full disk or quota; C++ code only says so."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _FULL:
             return True

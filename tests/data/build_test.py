@@ -92,7 +92,7 @@ class BuildTest(parameterized.TestCase):
 
     def test_the_same_documents_twice_are_refused(self):
         with self.assertRaisesRegex(
-            UserError, "first.jsonl' and .*first.jsonl#text' with the same"
+            UserError, "first.jsonl' and .*#text' with the same"
         ):
             build.open_data(self._config(f"{self.path}@3", f"{self.path}#text@1"))
 
