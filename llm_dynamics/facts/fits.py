@@ -34,20 +34,6 @@ class LogDecay:
         """Whether the zero crossing lies outside the data."""
         return self.x_intercept is None or not 0 <= self.x_intercept <= self.last
 
-    def in_tokens(self, tokens_per_step: float) -> "LogDecay":
-        """The same line with time in tokens: only the origin of log10 t moves."""
-        shift = math.log10(tokens_per_step)
-        crossing = None if self.x_intercept is None else self.x_intercept + shift
-        return LogDecay(
-            self.a,
-            self.intercept + self.a * shift,
-            crossing,
-            self.r2,
-            self.stderr,
-            self.n,
-            self.last + shift,
-        )
-
 
 def fit_log_decay(t_T: np.ndarray, curve_T: np.ndarray) -> LogDecay:
     """Ordinary, unweighted least squares over every given t >= 1.

@@ -13,8 +13,6 @@ import numpy as np
 
 from llm_dynamics.errors import UserError
 
-POLICIES = ("nonzero", "positive")
-
 
 class Maxima(NamedTuple):
     """Local acquisition maxima: at which step, and how high."""
@@ -140,17 +138,16 @@ def between_rows(steps_S: np.ndarray, encounters_U: Sequence[int]) -> bool:
     return bool((np.diff(later_S) > 1).any())
 
 
-def retainability(gain_TxP: np.ndarray, policy: str = "nonzero") -> Retainability:
+def retainability(gain_TxP: np.ndarray) -> Retainability:
     """Eq. 3: gains over the gain at t = 0, per probe; 1 at t = 0, 0 when the gain is gone.
+
+    As published, every probe has a ratio but one whose gain is exactly 0, and so do facts that
+    were never learned (negative gain).
 
     Args:
       gain_TxP: from `after_last_maximum`, the first row at t = 0.
-      policy: which probes have a ratio. "nonzero", as published: all but a gain of exactly 0,
-        facts that were never learned (negative gain) included. "positive": only those that gained.
     """
-    if policy not in POLICIES:
-        raise ValueError(f"expected a policy of {POLICIES}, got {policy!r}")
-    kept_P = gain_TxP[0] > 0 if policy == "positive" else gain_TxP[0] != 0
+    kept_P = gain_TxP[0] != 0
     return Retainability(gain_TxP[:, kept_P] / gain_TxP[0, kept_P], kept_P)
 
 

@@ -15,8 +15,6 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-METHODS = ("expanded", "percentile")
-
 
 class Interval(NamedTuple):
     """A value and its interval: arrays over T points, NaN where there is none."""
@@ -55,24 +53,20 @@ class Estimate:
         """Facts of the smallest arm it depends on."""
         return min(self.facts.values())
 
-    def interval(self, level: float = 0.95, method: str = "expanded") -> Interval:
+    def interval(self, level: float = 0.95) -> Interval:
         """The value of the data and the interval of the resamples.
+
+        Percentiles, widened for few facts so that the interval of a mean of K facts gets the width
+        of Student's t (Hesterberg 2015, The American Statistician 69:371, Sec. 5.3).
 
         Args:
           level: nominal coverage.
-          method: "percentile", or "expanded": percentiles widened for few facts so that the
-            interval of a mean of K facts gets the width of Student's t (Hesterberg 2015, The
-            American Statistician 69:371, Sec. 5.3); with many facts both are the same.
         """
-        if method not in METHODS:
-            raise ValueError(f"expected a method of {METHODS}, got {method!r}")
         value_T, resampled_RxT = self.draws_RxT[0], self.draws_RxT[1:]
         if self.n < 2 or not len(resampled_RxT):
             return Interval(value_T, *np.full((2, *value_T.shape), np.nan))
-        tail = (1 - level) / 2
-        if method == "expanded":
-            factor = np.sqrt(self.n / (self.n - 1))
-            tail = stats.norm.cdf(factor * stats.t.ppf(tail, self.n - 1))
+        factor = np.sqrt(self.n / (self.n - 1))
+        tail = stats.norm.cdf(factor * stats.t.ppf((1 - level) / 2, self.n - 1))
         # "nearest" keeps infinite ends, which are answers; what does not exist sorts last.
         exists_T = (~np.isnan(resampled_RxT)).sum(axis=0)
         ordered_TxR = np.sort(np.ascontiguousarray(resampled_RxT.T), axis=1)

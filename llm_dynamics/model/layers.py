@@ -1,7 +1,7 @@
 """The small parts of a layer: linear maps, norms, the MLP, the rotary encoding.
 
 Axes: B rows, L positions, D width, F MLP width, E head dimension, V vocabulary; see the axis
-alphabet in docs.
+letters in WORKSPACE.md.
 """
 
 import math

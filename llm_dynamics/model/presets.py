@@ -17,10 +17,10 @@ def _pocket(width: int, num_layers: int, num_heads: int, mlp_width: int) -> Mode
     )
 
 
-def _pythia(width: int, num_layers: int, num_heads: int, vocab_size: int = 50304) -> ModelConfig:
+def _pythia(width: int, num_layers: int, num_heads: int) -> ModelConfig:
     """GPT-NeoX as in Pythia, Biderman et al. (2023), table 1 and the released configurations."""
     return ModelConfig(
-        vocab_size=vocab_size,
+        vocab_size=50304,
         width=width,
         num_layers=num_layers,
         num_heads=num_heads,

@@ -1,4 +1,4 @@
-"""How large a model is: parameters, floating-point operations, bytes; by formula, not by building.
+"""How large a model is: parameters and floating-point operations; by formula, not by building.
 
 Letters: D width, N layers, H heads, K key/value heads, E head dimension, F MLP width, V vocabulary.
 """
@@ -51,8 +51,3 @@ def flops_per_token(config: ModelConfig, length: int) -> float:
     weights += config.width * config.vocab_size
     scores = config.num_layers * config.num_heads * config.head_size * length
     return 6.0 * weights + 12.0 * scores
-
-
-def state_bytes(config: ModelConfig) -> int:
-    """Bytes of the training state: float32 parameters and the two moments of Adam."""
-    return 3 * 4 * num_params(config)

@@ -79,8 +79,6 @@ class RetainabilityTest(parameterized.TestCase):
         published = measures.retainability(gain_TxP)
         np.testing.assert_array_equal(published.kept_P, [True, False, True])
         np.testing.assert_array_equal(published.ratio_TxP, [[1, 1], [0.5, 2]])
-        positive = measures.retainability(gain_TxP, "positive")
-        np.testing.assert_array_equal(positive.kept_P, [True, False, False])
         self.assertTrue(np.isfinite(published.ratio_TxP).all())
 
     def test_published_length_of_the_curve(self):

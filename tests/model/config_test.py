@@ -95,10 +95,6 @@ class SizeTest(parameterized.TestCase):
         measured = compiled.cost_analysis()["flops"] / (2 * 64)
         self.assertBetween(measured / (size.flops_per_token(config, 64) / 3), 1.0, 1.15)
 
-    def test_state_bytes(self):
-        config = presets.named("pocket-1m")
-        self.assertEqual(size.state_bytes(config), 12 * size.num_params(config))
-
 
 class ConfigTest(parameterized.TestCase):
     @parameterized.named_parameters(
