@@ -26,19 +26,14 @@ def token_losses(decoder: Decoder, params, batch: Batch) -> jax.Array:
     return _token_losses(h_BxLxD, head_DxV, batch.targets_BxL, chunk)
 
 
-def mean_loss(loss_BxL: jax.Array, mask_BxL: jax.Array) -> jax.Array:
-    """Mean of the counted losses; 0 where none counts."""
-    return jnp.sum(loss_BxL * mask_BxL) / jnp.maximum(jnp.sum(mask_BxL), 1.0)
-
-
 def training_loss(
     decoder: Decoder, params, batch: Batch, count: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """The mean loss and the per-token losses, for `jax.value_and_grad(..., has_aux=True)`.
 
-    The same values as `mean_loss(token_losses(...), mask)`, but the gradient is computed along
-    with the loss, which saves one of the four products with the unembedding. Only the mean is
-    differentiable.
+    The masked mean of `token_losses` (0 where no label counts), but the gradient is computed
+    along with the loss, which saves one of the four products with the unembedding. Only the mean
+    is differentiable.
 
     Args:
       count: what the masked sum is divided by; None = the number of counted tokens. Give the

@@ -44,11 +44,17 @@ def _params(config):
     return jax.tree_util.tree_map_with_path(fill, params)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _logits(config, params, *inputs):
+# Compile time is what these tests cost.
+_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def _traced_logits(config, params, *inputs):
     decoder = Decoder(config)
     h_BxLxD = decoder.apply({"params": params}, *inputs)
     return decoder.apply({"params": params}, h_BxLxD, method="unembed")
+
+
+_logits = _jit(_traced_logits, static_argnums=0)
 
 
 def _tokens(*shape, seed=0):
@@ -70,7 +76,7 @@ class CausalityTest(parameterized.TestCase):
             changed = {**params, "embed": {"embedding": table_VxD}}
             return Decoder(config).apply({"params": changed}, tokens_1xL)[0, :, 0]
 
-        by_table_LxVxD = jax.jit(jax.jacrev(state))(params["embed"]["embedding"])
+        by_table_LxVxD = _jit(jax.jacrev(state))(params["embed"]["embedding"])
         depends_LxM = np.any(np.asarray(by_table_LxVxD)[:, :10] != 0, axis=-1)
         np.testing.assert_array_equal(depends_LxM, np.tril(np.ones((10, 10), bool)))
 
@@ -104,9 +110,9 @@ class SegmentsTest(parameterized.TestCase):
         tokens_1xL = np.zeros((1, 6), np.int32)
 
         def total(params):
-            return jnp.sum(_logits(config, params, tokens_1xL, tokens_1xL, tokens_1xL))
+            return jnp.sum(_traced_logits(config, params, tokens_1xL, tokens_1xL, tokens_1xL))
 
-        for leaf in jax.tree.leaves(jax.jit(jax.value_and_grad(total))(params)):
+        for leaf in jax.tree.leaves(_jit(jax.value_and_grad(total))(params)):
             self.assertTrue(np.all(np.isfinite(leaf)))
 
     def test_without_isolation_the_rest_of_the_row_matters(self):
@@ -136,9 +142,9 @@ def _score_and_gradient(config):
     tokens_BxL = _tokens(2, 16)
 
     def score(params):
-        return jnp.mean(jax.nn.log_softmax(_logits(config, params, tokens_BxL))[..., 0])
+        return jnp.mean(jax.nn.log_softmax(_traced_logits(config, params, tokens_BxL))[..., 0])
 
-    return jax.jit(jax.value_and_grad(score))(_params(config))
+    return _jit(jax.value_and_grad(score))(_params(config))
 
 
 class ComputationTest(parameterized.TestCase):
@@ -158,14 +164,14 @@ class ComputationTest(parameterized.TestCase):
         """Each policy keeps less between the passes than the one before."""
 
         def temporaries(remat):
-            config = dataclasses.replace(BASE, num_layers=8, remat=remat)
+            config = dataclasses.replace(BASE, num_layers=6, remat=remat)
             params = jax.eval_shape(lambda: nn.unbox(Decoder(config).new_params(jax.random.key(0))))
             tokens = jax.ShapeDtypeStruct((4, 128), "int32")
 
             def total(params, tokens_BxL):
                 return jnp.sum(Decoder(config).apply({"params": params}, tokens_BxL))
 
-            compiled = jax.jit(jax.grad(total)).lower(params, tokens).compile()
+            compiled = _jit(jax.grad(total)).lower(params, tokens).compile()
             return compiled.memory_analysis().temp_size_in_bytes
 
         none, dots, full = (temporaries(remat) for remat in ("none", "dots", "full"))
@@ -206,7 +212,7 @@ class ParamsTest(parameterized.TestCase):
 
     def test_layers_start_different_and_at_the_intended_scale(self):
         config = dataclasses.replace(BASE, width=128)
-        params = nn.unbox(jax.jit(Decoder(config).new_params)(jax.random.key(0)))
+        params = nn.unbox(_jit(Decoder(config).new_params)(jax.random.key(0)))
         up_NxDxF = params["layers"]["mlp"]["up"]["kernel"]
         self.assertGreater(np.abs(up_NxDxF[0] - up_NxDxF[1]).max(), 0.01)
         np.testing.assert_allclose(np.std(up_NxDxF), (2 / (5 * 128)) ** 0.5, rtol=0.05)
@@ -216,4 +222,4 @@ class ParamsTest(parameterized.TestCase):
     def test_rows_longer_than_learned_positions_are_refused(self):
         config = dataclasses.replace(BASE, position="learned", max_length=8)
         with self.assertRaisesRegex(UserError, "max_length 8"):
-            jax.eval_shape(lambda p: _logits(config, p, _tokens(1, 9)), _params(config))
+            jax.eval_shape(lambda p: _traced_logits(config, p, _tokens(1, 9)), _params(config))

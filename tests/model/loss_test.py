@@ -9,12 +9,14 @@ import numpy as np
 from absl.testing import parameterized
 
 from llm_dynamics.batch import Batch
-from llm_dynamics.model import loss, presets
+from llm_dynamics.model import loss
 from llm_dynamics.model.config import ModelConfig
 from llm_dynamics.model.decoder import Decoder
 from llm_dynamics.model.sharding import abstract_params
 
 B, L = 3, 14
+# Compile time is what these tests cost.
+_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 BASE = ModelConfig(vocab_size=101, width=32, num_layers=1, num_heads=2, mlp_width=32, scan_unroll=1)
 
 
@@ -45,6 +47,10 @@ def _full_losses(decoder, params, batch):
     return -picked[..., 0]
 
 
+def _mean_loss(loss_BxL, mask_BxL):
+    return jnp.sum(loss_BxL * mask_BxL) / jnp.sum(mask_BxL)
+
+
 def _uneven_sum(losses):
     """A scalar whose cotangent differs from token to token and is negative for some."""
 
@@ -60,10 +66,10 @@ def _expected(config, what):
     decoder, batch = Decoder(config), _batch()
 
     def mean(decoder, params, batch):
-        return loss.mean_loss(_full_losses(decoder, params, batch), batch.mask_BxL)
+        return _mean_loss(_full_losses(decoder, params, batch), batch.mask_BxL)
 
     scalar = {"mean": mean, "uneven": _uneven_sum(_full_losses)}[what]
-    return jax.jit(jax.value_and_grad(lambda p: scalar(decoder, p, batch)))(_params(config))
+    return _jit(jax.value_and_grad(lambda p: scalar(decoder, p, batch)))(_params(config))
 
 
 def _assert_close(actual, expected, **tolerance):
@@ -72,17 +78,13 @@ def _assert_close(actual, expected, **tolerance):
 
 
 class ChunkedLossTest(parameterized.TestCase):
-    @parameterized.parameters(
-        (chunk, tied) for chunk in (1, 4, 15, 10_000) for tied in (False, True)
-    )
+    @parameterized.parameters((1, False), (4, True), (15, False), (15, True), (10_000, False))
     def test_token_losses_equal_the_full_ones(self, chunk, tied):
         """Chunks of one position, of one, of five of fourteen (not a divisor), and of all."""
         config = dataclasses.replace(BASE, tie_embeddings=tied)
         decoder = Decoder(dataclasses.replace(config, loss_chunk=chunk))
         scalar = _uneven_sum(loss.token_losses)
-        actual = jax.jit(jax.value_and_grad(lambda p: scalar(decoder, p, _batch())))(
-            _params(config)
-        )
+        actual = _jit(jax.value_and_grad(lambda p: scalar(decoder, p, _batch())))(_params(config))
         _assert_close(actual, _expected(config, "uneven"), atol=2e-5, rtol=1e-5)
 
     @parameterized.parameters((1, False), (15, True), (0, False), (0, True))
@@ -95,16 +97,16 @@ class ChunkedLossTest(parameterized.TestCase):
                 decoder, params, _batch()
             )
 
-        (mean, loss_BxL), gradient = jax.jit(value_and_grad)(_params(config))
+        (mean, loss_BxL), gradient = _jit(value_and_grad)(_params(config))
         _assert_close((mean, gradient), _expected(config, "mean"), atol=1e-6, rtol=2e-5)
-        np.testing.assert_allclose(loss.mean_loss(loss_BxL, _batch().mask_BxL), mean, rtol=1e-6)
+        np.testing.assert_allclose(_mean_loss(loss_BxL, _batch().mask_BxL), mean, rtol=1e-6)
 
     def test_microbatches_add_up(self):
         """Gradients of parts divided by the count of the whole sum to that of the whole."""
         decoder, params, batch = Decoder(BASE), _params(BASE), _batch()
         count = np.sum(batch.mask_BxL)
 
-        @jax.jit
+        @_jit
         def gradient(params, batch):
             return jax.grad(lambda p: 3.0 * loss.training_loss(decoder, p, batch, count)[0])(params)
 
@@ -116,7 +118,7 @@ class ChunkedLossTest(parameterized.TestCase):
         decoder, params, batch = Decoder(BASE), _params(BASE), _batch()
         changed = np.where(batch.mask_BxL > 0, batch.targets_BxL, 7)
 
-        @jax.jit
+        @_jit
         def gradient(targets_BxL):
             altered = batch._replace(targets_BxL=targets_BxL)
             return jax.grad(lambda p: loss.training_loss(decoder, p, altered)[0])(params)
@@ -125,7 +127,9 @@ class ChunkedLossTest(parameterized.TestCase):
         _assert_close(gradient(changed), gradient(batch.targets_BxL), atol=0, rtol=0)
 
     def test_nothing_counts(self):
-        self.assertEqual(loss.mean_loss(jnp.ones((2, 3)), jnp.zeros((2, 3))), 0.0)
+        batch = _batch()._replace(mask_BxL=np.zeros((B, L), np.float32))
+        mean, _ = _jit(lambda p: loss.training_loss(Decoder(BASE), p, batch))(_params(BASE))
+        self.assertEqual(mean, 0.0)
 
     def test_bfloat16_is_close(self):
         config = dataclasses.replace(BASE, compute_dtype="bfloat16")
@@ -136,7 +140,7 @@ class ChunkedLossTest(parameterized.TestCase):
                 decoder, params, _batch()
             )
 
-        (mean, loss_BxL), gradient = jax.jit(value_and_grad)(params)
+        (mean, loss_BxL), gradient = _jit(value_and_grad)(params)
         self.assertEqual(loss_BxL.dtype, jnp.float32)
         expected_mean, expected = _expected(BASE, "mean")
         np.testing.assert_allclose(mean, expected_mean, rtol=0.01)
@@ -154,33 +158,20 @@ def _temporaries(function, config, rows, length):
     def gradient(params, batch):
         return jax.grad(lambda p: function(decoder, p, batch))(params)
 
-    compiled = jax.jit(gradient).lower(abstract_params(decoder), batch).compile()
+    compiled = _jit(gradient).lower(abstract_params(decoder), batch).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
 
 class MemoryTest(parameterized.TestCase):
     def test_logits_never_exist_at_once(self):
-        config = dataclasses.replace(BASE, vocab_size=16384, loss_chunk=128)
-        all_logits = 4 * 4 * 256 * 16384
+        config = dataclasses.replace(BASE, vocab_size=4096, loss_chunk=64)
+        all_logits = 4 * 4 * 128 * 4096
         mean = {
             "full": lambda *args: jnp.mean(_full_losses(*args)),
             "chunked": lambda *args: jnp.mean(loss.token_losses(*args)),
             "training": lambda *args: loss.training_loss(*args)[0],
         }
-        used = {name: _temporaries(f, config, 4, 256) for name, f in mean.items()}
+        used = {name: _temporaries(f, config, 4, 128) for name, f in mean.items()}
         self.assertGreater(used["full"], all_logits)
         self.assertLess(used["chunked"], 0.5 * all_logits)
         self.assertLess(used["training"], 0.5 * all_logits)
-
-    # MiB of temporaries at 4 rows of 128 tokens, as measured; a tenth more is a regression.
-    @parameterized.parameters(
-        ("pocket-0.1m", 14.1),
-        ("pocket-0.3m", 25.4),
-        ("pocket-1m", 46.5),
-        ("pocket-3m", 83.7),
-        ("pocket-10m", 158.0),
-    )
-    def test_pocket_step_stays_within_its_bound(self, name, measured):
-        config = dataclasses.replace(presets.named(name), scan_unroll=1)
-        used = _temporaries(lambda *args: loss.training_loss(*args)[0], config, 4, 128)
-        self.assertLess(used / 2**20, 1.1 * measured)
