@@ -30,6 +30,7 @@ from llm_dynamics.errors import UserError
 from llm_dynamics.facts import arms as arms_lib
 from llm_dynamics.facts import dose, results
 from llm_dynamics.facts.arms import FactsConfig
+from llm_dynamics.facts.audit import audit, faults
 from llm_dynamics.facts.facts import Fact, label_arms
 from llm_dynamics.model import presets, size
 from llm_dynamics.optim.optimizer import OptimConfig
@@ -196,8 +197,8 @@ def run(spec: Spec, workdir: Path, command: str) -> Path:
         "device": devices,
     }
     on_first(lambda: folder.claim(spec, data))
-    for warning in dose.warnings(doses(ready)):
-        _log.warning("dose: %s", warning)
+    for caution in cautions(ready):
+        _log.warning("caution: %s", caution)
     train(
         ready.parts,
         ready.plan,
@@ -248,7 +249,7 @@ def page(spec: Spec, ready: Prepared) -> FactsStudy:
             ("vocabulary", model.vocab_size),
             ("tokenizer", ready.tokenizer.name),
         ),
-        cautions=dose.warnings(doses(ready)),
+        cautions=cautions(ready),
         source=spec.facts.file,
         seed=spec.facts.seed,
     )
@@ -257,6 +258,11 @@ def page(spec: Spec, ready: Prepared) -> FactsStudy:
 def doses(ready: Prepared) -> dict[str, Any]:
     """What each arm is given, in tokens of the run's tokenizer."""
     return dose.dose_report(ready.injections, ready.facts, ready.arms, ready.tokenizer)
+
+
+def cautions(ready: Prepared) -> list[str]:
+    """What makes the arms unequal besides their treatment, and faults of the facts themselves."""
+    return dose.warnings(doses(ready)) + faults(audit(ready.facts))
 
 
 def describe(spec: Spec) -> list[str]:
@@ -274,8 +280,7 @@ def describe(spec: Spec) -> list[str]:
             f"  {arm:<12} {given.facts:>4} facts x {given.encounters:g} encounters, "
             f"{given.tokens:,} tokens{coverage}"
         )
-    lines += [f"  warning: {warning}" for warning in dose.warnings(doses(ready))]
-    return lines
+    return lines + [f"  caution: {caution}" for caution in cautions(ready)]
 
 
 def explain(spec: Spec, step: int) -> str:

@@ -40,6 +40,26 @@ class Audit:
     boundary: tuple[str, ...] | None
 
 
+def faults(found: Audit) -> list[str]:
+    """What in a set of facts would bias its probes, a clause each; empty when there is nothing."""
+    lines = []
+    if found.not_verbatim:
+        lines.append(
+            f"{len(found.not_verbatim)} memorization probes are not verbatim in their passage"
+        )
+    for depth, names in found.leaking.items():
+        if names:
+            lines.append(f"{len(names)} {depth} probes already contain the target in the prompt")
+    if found.reusing:
+        lines.append(
+            f"{len(found.reusing)} of {found.facts} facts ask for one target twice, so their "
+            "probes are not independent"
+        )
+    if found.never_covered:
+        lines.append(f"{len(found.never_covered)} targets occur in no paraphrase of their passage")
+    return lines
+
+
 def audit(facts: Sequence[Fact], tokenizer: Tokenizer | None = None) -> Audit:
     """Counts the faults of a set of facts; texts are compared without case and punctuation.
 

@@ -91,9 +91,7 @@ class BuildTest(parameterized.TestCase):
         self.assertEqual(sources.count(str(self.path)), 30)
 
     def test_the_same_documents_twice_are_refused(self):
-        with self.assertRaisesRegex(
-            UserError, "first.jsonl' and .*#text' with the same"
-        ):
+        with self.assertRaisesRegex(UserError, "first.jsonl' and .*#text' with the same"):
             build.open_data(self._config(f"{self.path}@3", f"{self.path}#text@1"))
 
     def test_trained_tokenizer_sees_training_documents_only(self):

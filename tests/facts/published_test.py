@@ -8,7 +8,7 @@ import pytest
 from absl.testing import parameterized
 
 from llm_dynamics.errors import UserError
-from llm_dynamics.facts.audit import audit
+from llm_dynamics.facts.audit import audit, faults
 from llm_dynamics.facts.published import load_published
 
 
@@ -146,6 +146,8 @@ def test_audit_finds_planted_faults(write):
     # context was replaced.
     assert len(found.boundary) == 14
     assert audit(facts).boundary is None
+    assert [line.split(" ")[0] for line in faults(found)] == ["1", "1", "1", "3"]
+    assert faults(audit(facts[:1])) == []
 
 
 class EmptyAuditTest(parameterized.TestCase):
