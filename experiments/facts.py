@@ -84,7 +84,7 @@ def smoke() -> Spec:
 def laptop() -> Spec:
     """Ends within ten minutes on two cores: a 1M-parameter model, twelve encounters a fact.
 
-    The batch is large enough for the probes of every step to cost a tenth of it.
+    Scoring every probe at every step costs about an eighth of the training step.
     """
     return Spec(
         model=presets.named("pocket-1m", vocab_size=2048),
