@@ -1,4 +1,8 @@
-"""Package metadata. Ranges are those the test suite was run with (Python 3.11 and 3.12)."""
+"""Package metadata.
+
+The suite was run with the newest releases inside these ranges on Python 3.11 (jax 0.10.2); on
+Python 3.12 (jax 0.12) a part of it was. The lower ends are the oldest that are meant to work.
+"""
 
 import re
 from pathlib import Path
