@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from llm_dynamics.errors import UserError
 from llm_dynamics.model.config import ModelConfig
-from llm_dynamics.model.layers import Dense, residual_std, rotate, small_std
+from llm_dynamics.model.layers import Dense, pick, residual_std, rotate, small_std
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -69,8 +69,9 @@ def _batched_forward(q_BxLxHxE, k_BxMxKxE, v_BxMxKxE, mask_BxLxM):
     q = _rows_first((q_BxLxHxE / math.sqrt(E)).reshape(B, L, K, H // K, E))
     k, v = _rows_first(k_BxMxKxE[:, :, :, None]), _rows_first(v_BxMxKxE[:, :, :, None])
     scores = jnp.einsum("ULE,UME->ULM", q, k, preferred_element_type=jnp.float32)
-    scores = scores.reshape(B, K, H // K, L, L)
-    weights = _softmax(scores, mask_BxLxM[:, None, None], dtype).reshape(B * K, -1, L)
+    M = k_BxMxKxE.shape[1]
+    scores = scores.reshape(B, K, H // K, L, M)
+    weights = _softmax(scores, mask_BxLxM[:, None, None], dtype).reshape(B * K, -1, M)
     out = jnp.einsum("ULM,UME->ULE", weights, v, preferred_element_type=jnp.float32).astype(dtype)
     out_BxLxHxE = _rows_last(out, (B, L, K, H // K, E)).reshape(q_BxLxHxE.shape)
     return out_BxLxHxE, (q, k, v, weights, out)
@@ -94,7 +95,8 @@ def _batched_backward(saved, d_out_BxLxHxE):
     d_q = (product("ULM,UME->ULE", d_scores, k) / math.sqrt(E)).astype(dtype)
     d_k = product("ULM,ULE->UME", d_scores, q).astype(dtype)
     d_v = product("ULM,ULE->UME", weights, d_out).astype(dtype)
-    d_k, d_v = (_rows_last(x, (B, L, K, 1, E)).reshape(B, L, K, E) for x in (d_k, d_v))
+    M = k.shape[1]
+    d_k, d_v = (_rows_last(x, (B, M, K, 1, E)).reshape(B, M, K, E) for x in (d_k, d_v))
     return _rows_last(d_q, shape).reshape(d_out_BxLxHxE.shape), d_k, d_v, None
 
 
@@ -161,11 +163,13 @@ class Attention(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x_BxLxD, mask_BxLxM, angles):
+    def __call__(self, x_BxMxD, mask_BxLxM, angles, columns_BxL=None):
+        """Each query's mix of values; queries at the columns `columns_BxL`, None = at all."""
         config = self.config
         size = config.head_size
+        x_BxLxD = pick(x_BxMxD, columns_BxL)
 
-        def project(name: str, heads: int, axis: str) -> jax.Array:
+        def project(name: str, x: jax.Array, heads: int, axis: str) -> jax.Array:
             return Dense(
                 (config.width,),
                 (heads, size),
@@ -174,14 +178,16 @@ class Attention(nn.Module):
                 config.use_bias,
                 config.dtype,
                 name=name,
-            )(x_BxLxD)
+            )(x)
 
-        q_BxLxHxE = project("query", config.num_heads, "heads")
-        k_BxLxKxE = project("key", config.kv_heads, "kv_heads")
-        v_BxLxKxE = project("value", config.kv_heads, "kv_heads")
+        q_BxLxHxE = project("query", x_BxLxD, config.num_heads, "heads")
+        k_BxMxKxE = project("key", x_BxMxD, config.kv_heads, "kv_heads")
+        v_BxMxKxE = project("value", x_BxMxD, config.kv_heads, "kv_heads")
         if config.position == "rotary":
-            q_BxLxHxE, k_BxLxKxE = rotate(q_BxLxHxE, angles), rotate(k_BxLxKxE, angles)
-        out_BxLxHxE = resolve(config)(q_BxLxHxE, k_BxLxKxE, v_BxLxKxE, mask_BxLxM)
+            q_BxLxHxE = rotate(q_BxLxHxE, tuple(pick(a, columns_BxL) for a in angles))
+            k_BxMxKxE = rotate(k_BxMxKxE, angles)
+        mask_BxLxM = pick(mask_BxLxM, columns_BxL)
+        out_BxLxHxE = resolve(config)(q_BxLxHxE, k_BxMxKxE, v_BxMxKxE, mask_BxLxM)
         return Dense(
             (config.num_heads, size),
             (config.width,),

@@ -3,6 +3,8 @@
 Axes: B rows, L positions, M key positions, D width, N layers, V vocabulary.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ import jax.numpy as jnp
 from llm_dynamics.errors import UserError
 from llm_dynamics.model.attention import Attention, attention_mask
 from llm_dynamics.model.config import ModelConfig
-from llm_dynamics.model.layers import Mlp, Norm, rotary_angles, small_std, weight
+from llm_dynamics.model.layers import Mlp, Norm, pick, rotary_angles, small_std, weight
 
 _REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -24,11 +26,13 @@ class Layer(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, h_BxLxD, mask_BxLxM, angles):
+    def __call__(self, h_BxMxD, mask_BxMxM, angles, columns_BxL=None):
+        """The next residual stream, at the columns `columns_BxL` of each row or at all."""
         config = self.config
-        normed_BxLxD = Norm(config, name="attention_norm")(h_BxLxD)
+        normed_BxMxD = Norm(config, name="attention_norm")(h_BxMxD)
+        h_BxLxD = pick(h_BxMxD, columns_BxL)
         attended_BxLxD = h_BxLxD + Attention(config, name="attention")(
-            normed_BxLxD, mask_BxLxM, angles
+            normed_BxMxD, mask_BxMxM, angles, columns_BxL
         )
         mlp_in_BxLxD = h_BxLxD if config.parallel_residual else attended_BxLxD
         normed_BxLxD = Norm(config, name="mlp_norm")(mlp_in_BxLxD)
@@ -77,6 +81,12 @@ class Decoder(nn.Module):
         Raises:
           UserError: rows longer than the table of learned positions.
         """
+        h_BxLxD, mask_BxLxM, angles = self.embedded(tokens_BxL, segment_ids_BxL, positions_BxL)
+        h_BxLxD, _ = self.layers(h_BxLxD, mask_BxLxM, angles)
+        return self.final_norm(h_BxLxD)
+
+    def embedded(self, tokens_BxL, segment_ids_BxL=None, positions_BxL=None):
+        """What the first layer reads: residual stream, attention mask, rotary angles or None."""
         config = self.config
         length = tokens_BxL.shape[1]
         if config.position == "learned" and length > config.max_length:
@@ -95,8 +105,11 @@ class Decoder(nn.Module):
         else:
             angles = rotary_angles(config, positions_BxL)
         h_BxLxD = nn.with_logical_constraint(h_BxLxD, ("batch", "length", None))
-        h_BxLxD, _ = self.layers(h_BxLxD, attention_mask(segment_ids_BxL), angles)
-        return self.final_norm(h_BxLxD)
+        return h_BxLxD, attention_mask(segment_ids_BxL), angles
+
+    def normed(self, h: jax.Array) -> jax.Array:
+        """The final norm of a residual stream ... x D."""
+        return self.final_norm(h)
 
     def unembed(self, h: jax.Array) -> jax.Array:
         """Logits ... x V in float32 of hidden states ... x D."""
@@ -114,6 +127,34 @@ class Decoder(nn.Module):
         """Fresh float32 parameters whose leaves are boxed with their logical axis names."""
         tokens_1x1 = jnp.zeros((1, 1), jnp.int32)
         return self.init(key, tokens_1x1, method="_everything")["params"]
+
+
+def hidden_at(decoder: Decoder, params: Any, rows: tuple, columns_BxL: jax.Array) -> jax.Array:
+    """The decoder's output at some columns of each row only, B x L x D.
+
+    Equal to the whole output picked at those columns, but the last layer, most of whose work is
+    its MLP, is computed there alone.
+
+    Args:
+      decoder: the model.
+      params: its parameters.
+      rows: the arguments of `Decoder.__call__`, with rows of M tokens.
+      columns_BxL: int32 columns, 0 to M - 1.
+    """
+    config, variables = decoder.config, {"params": params}
+    h_BxMxD, mask_BxMxM, angles = decoder.apply(variables, *rows, method="embedded")
+
+    def layer(h, i, columns=None):
+        # By index rather than a slice of all but the last, which would copy the weights.
+        weights = jax.tree.map(lambda x: x[i], params["layers"])
+        return Layer(config).apply({"params": weights}, h, mask_BxMxM, angles, columns)
+
+    last = config.num_layers - 1
+    h_BxMxD, _ = jax.lax.scan(
+        layer, h_BxMxD, jnp.arange(last), unroll=max(1, min(config.unroll, last))
+    )
+    h_BxLxD, _ = layer(h_BxMxD, last, columns_BxL)
+    return decoder.apply(variables, h_BxLxD, method="normed")
 
 
 class Table(nn.Module):

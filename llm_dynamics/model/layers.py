@@ -33,6 +33,14 @@ def last_axis(vector: jax.Array, like: jax.Array) -> jax.Array:
     return vector.reshape((1,) * (like.ndim - vector.ndim) + vector.shape)
 
 
+def pick(x_BxMxD: jax.Array, columns_BxL: jax.Array | None) -> jax.Array:
+    """The vectors at the given columns of each row, B x L x D; None = all of them."""
+    if columns_BxL is None:
+        return x_BxMxD
+    x_BxMxD = jnp.broadcast_to(x_BxMxD, (len(columns_BxL), *x_BxMxD.shape[1:]))
+    return jnp.take_along_axis(x_BxMxD, columns_BxL[:, :, None], axis=1)
+
+
 class Dense(nn.Module):
     """A linear map from the trailing axes `inputs` to the axes `outputs`.
 

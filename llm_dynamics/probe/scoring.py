@@ -1,7 +1,9 @@
 """The log-probability of every probe's target, in one forward pass.
 
+The last layer is computed at the predicting positions only.
+
 Axes: R packed rows, L row length, D width, P probes, W target tokens of the longest target,
-T target tokens of all probes, C chunk of T, V vocabulary, and M measures (as the last axis only).
+T target tokens of all probes, C chunk of T, V vocabulary, Q predicting positions of the fullest row, and M measures (as the last axis only).
 """
 
 import contextlib
@@ -15,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from llm_dynamics.model import sharding
-from llm_dynamics.model.decoder import Decoder
+from llm_dynamics.model.decoder import Decoder, hidden_at
 from llm_dynamics.probe.packing import PackedProbes
 
 DEFINITIONS: Mapping[str, str] = {
@@ -38,12 +40,14 @@ class Targets(NamedTuple):
     """The target tokens of all probes, without the padding of P x W.
 
     Attributes:
-      source_T: flat index of the predicting position.
+      columns_RxQ: the predicting positions of each row, in order; column 0 as padding.
+      source_T: flat index of the predicting position in R x Q.
       token_T: the token to predict.
       slot_PxW: where in T each target token of each probe stands.
       mask_PxW: whether it exists.
     """
 
+    columns_RxQ: jax.Array
     source_T: jax.Array
     token_T: jax.Array
     slot_PxW: jax.Array
@@ -82,13 +86,14 @@ def make_scorer(
     else:
         replicated = sharding.replicated(mesh)
         by_row = sharding.batch_sharding(mesh)
+        of_targets = Targets(by_row, *(replicated for _ in Targets._fields[1:]))
         scorer = jax.jit(
             partial(_score, decoder),
-            in_shardings=(param_shardings, by_row, replicated),
+            in_shardings=(param_shardings, by_row, of_targets),
             out_shardings=replicated,
         )
         rows = jax.tree.map(partial(_place, by_row), rows)
-        targets = jax.tree.map(partial(_place, replicated), targets)
+        targets = jax.tree.map(_place, of_targets, targets)
 
     def score_all(params):
         with sharding.activate(mesh) if mesh is not None else contextlib.nullcontext():
@@ -106,14 +111,22 @@ def _compact(packed: PackedProbes) -> Targets:
     mask_PxW = np.asarray(packed.mask_PxW)
     slot_PxW = np.zeros(mask_PxW.shape, np.int32)
     slot_PxW[mask_PxW] = np.arange(mask_PxW.sum(), dtype=np.int32)
-    source_T = np.asarray(packed.source_PxW)[mask_PxW]
     token_T = np.asarray(packed.target_PxW)[mask_PxW]
-    return Targets(source_T, token_T, slot_PxW, mask_PxW)
+    num_rows, length = packed.tokens_RxL.shape
+    row_T, column_T = np.divmod(np.asarray(packed.source_PxW)[mask_PxW], length)
+    order_T = np.argsort(row_T, kind="stable")
+    count_R = np.bincount(row_T, minlength=num_rows)
+    rank_T = np.empty_like(row_T)
+    rank_T[order_T] = np.arange(len(row_T)) - (np.cumsum(count_R) - count_R)[row_T[order_T]]
+    columns_RxQ = np.zeros((num_rows, count_R.max()), np.int32)
+    columns_RxQ[row_T, rank_T] = column_T
+    source_T = (row_T * columns_RxQ.shape[1] + rank_T).astype(np.int32)
+    return Targets(columns_RxQ, source_T, token_T, slot_PxW, mask_PxW)
 
 
 def _score(decoder: Decoder, params: Any, rows: tuple, targets: Targets) -> jax.Array:
-    h_RxLxD = decoder.apply({"params": params}, *rows)
-    h_TxD = h_RxLxD.reshape(-1, h_RxLxD.shape[-1])[targets.source_T]
+    h_RxQxD = hidden_at(decoder, params, rows, targets.columns_RxQ)
+    h_TxD = h_RxQxD.reshape(-1, h_RxQxD.shape[-1])[targets.source_T]
     logprob_T, rank_T = _token_scores(decoder, params, h_TxD, targets.token_T)
 
     mask_PxW = targets.mask_PxW

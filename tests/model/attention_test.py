@@ -60,6 +60,24 @@ class AttentionTest(parameterized.TestCase):
         ):
             np.testing.assert_allclose(ours, expected, atol=1e-5)
 
+    @parameterized.named_parameters(PAIRS)
+    def test_fewer_queries_than_keys(self, name, kv_heads):
+        """Values and gradients of the queries 2, 5 and 11 alone, as the definition has them."""
+        q, k, v = _inputs(kv_heads)
+        mask_BxLxM = attention.attention_mask(jnp.asarray(SEGMENTS_BxL))
+        some = np.array([2, 5, 11])
+
+        def of_some(q, k, v, attend):
+            return jnp.sum(jnp.sin(attend(q[:, some], k, v, mask_BxLxM[:, some])))
+
+        def of_all(q, k, v):
+            return jnp.sum(jnp.sin(attention.reference(q, k, v, mask_BxLxM)[:, some]))
+
+        ours = jax.value_and_grad(of_some, (0, 1, 2))(q, k, v, getattr(attention, name))
+        expected = jax.value_and_grad(of_all, (0, 1, 2))(q, k, v)
+        for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5)
+
     @parameterized.named_parameters((name, name) for name in ON_CPU)
     def test_nothing_crosses_a_segment(self, name):
         """By gradient: d out[i] / d (k, v)[j] is zero unless j <= i in the same segment."""

@@ -10,6 +10,7 @@ import numpy as np
 from absl.testing import parameterized
 
 from llm_dynamics.errors import UserError
+from llm_dynamics.model import decoder as decoder_lib
 from llm_dynamics.model.config import ModelConfig
 from llm_dynamics.model.decoder import Decoder
 
@@ -145,6 +146,30 @@ def _score_and_gradient(config):
         return jnp.mean(jax.nn.log_softmax(_traced_logits(config, params, tokens_BxL))[..., 0])
 
     return _jit(jax.value_and_grad(score))(_params(config))
+
+
+class HiddenAtTest(parameterized.TestCase):
+    @parameterized.named_parameters(
+        *((name, config) for name, config in FAMILIES.items()),
+        ("one_layer", dataclasses.replace(FAMILIES["neox"], num_layers=1)),
+        ("unrolled", dataclasses.replace(FAMILIES["llama"], num_layers=3, scan_unroll=0)),
+        ("xla", dataclasses.replace(FAMILIES["llama"], attention="xla")),
+    )
+    def test_equals_the_whole_picked(self, config):
+        params, tokens_BxM = _params(config), _tokens(2, 12)
+        segments_BxM = np.array([[1] * 5 + [2] * 7, [1] * 9 + [0] * 3], np.int32)
+        positions_BxM = np.concatenate([np.arange(5), np.arange(7)])[None].repeat(2, 0)
+        columns_BxL = np.array([[3, 4, 11], [8, 0, 0]], np.int32)
+
+        def both(params, *rows):
+            whole = Decoder(config).apply({"params": params}, *rows)
+            some = decoder_lib.hidden_at(Decoder(config), params, rows, columns_BxL)
+            return whole, some
+
+        for rows in ((tokens_BxM, segments_BxM, positions_BxM.astype(np.int32)), (tokens_BxM,)):
+            whole_BxMxD, some_BxLxD = _jit(both)(params, *rows)
+            expected = np.take_along_axis(np.asarray(whole_BxMxD), columns_BxL[..., None], 1)
+            np.testing.assert_allclose(some_BxLxD, expected, atol=2e-5)
 
 
 class ComputationTest(parameterized.TestCase):
