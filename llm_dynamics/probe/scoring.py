@@ -2,8 +2,9 @@
 
 The last layer is computed at the predicting positions only.
 
-Axes: R packed rows, L row length, D width, P probes, W target tokens of the longest target,
-T target tokens of all probes, C chunk of T, V vocabulary, Q predicting positions of the fullest row, and M measures (as the last axis only).
+Axes: R packed rows, L row length, Q predicting positions of the fullest row, D width, P probes,
+W target tokens of the longest target, T target tokens of all probes, C chunk of T, V vocabulary,
+and M measures (as the last axis only).
 """
 
 import contextlib
