@@ -18,7 +18,7 @@ import transformers
 from absl import app, flags
 
 from benchmarks.parts import seconds
-from experiments import facts
+from experiments import facts, facts_presets
 from llm_dynamics.model import presets, sharding
 from llm_dynamics.model.decoder import Decoder
 from llm_dynamics.optim.optimizer import make_optimizer
@@ -31,7 +31,7 @@ from llm_dynamics.train.step import make_train_step
 _ROUNDS = flags.DEFINE_integer("rounds", 15, "rounds of every contestant")
 
 
-def step_and_probes(spec: facts.Spec, ready: facts.Prepared) -> None:
+def step_and_probes(spec: facts_presets.Spec, ready: facts.Prepared) -> None:
     """Times the step and the scoring of the laptop preset alternately."""
     mesh = sharding.make_mesh(1, 1, 1, devices=jax.devices()[:1])
     decoder = Decoder(spec.model)
@@ -64,7 +64,7 @@ def step_and_probes(spec: facts.Spec, ready: facts.Prepared) -> None:
     print(f"  probing every step adds {ratio:.1%} to the step")
 
 
-def against_transformers(spec: facts.Spec, ready: facts.Prepared) -> None:
+def against_transformers(spec: facts_presets.Spec, ready: facts.Prepared) -> None:
     """Times our one call and their loop over the probes, on GPT-NeoX of the preset's size."""
     config = presets.named(
         "pythia-14m", vocab_size=spec.model.vocab_size, num_layers=spec.model.num_layers
@@ -113,7 +113,7 @@ def compare(ours: Callable, theirs: Callable) -> float:
 
 def main(argv: list[str]) -> None:
     del argv
-    spec = facts.laptop()
+    spec = facts_presets.laptop()
     ready = facts.prepare(spec)
     step_and_probes(spec, ready)
     against_transformers(spec, ready)

@@ -19,9 +19,9 @@ import jax
 import numpy as np
 
 from experiments import cli
+from experiments.facts_presets import PRESETS, Spec
 from llm_dynamics import files
 from llm_dynamics.data.build import build_plan, build_tokenizer, open_data
-from llm_dynamics.data.config import DataConfig
 from llm_dynamics.data.explain import format_explanation
 from llm_dynamics.data.injection import Injection
 from llm_dynamics.data.plan import Plan
@@ -29,97 +29,22 @@ from llm_dynamics.data.tokenizers import Tokenizer, check_vocabulary
 from llm_dynamics.errors import UserError
 from llm_dynamics.facts import arms as arms_lib
 from llm_dynamics.facts import dose, results
-from llm_dynamics.facts.arms import FactsConfig
 from llm_dynamics.facts.audit import audit, faults
 from llm_dynamics.facts.facts import Fact, label_arms
-from llm_dynamics.model import presets, size
-from llm_dynamics.optim.optimizer import OptimConfig
-from llm_dynamics.optim.schedules import ScheduleConfig
+from llm_dynamics.model import size
 from llm_dynamics.probe import packing
-from llm_dynamics.probe.cadence import ProbeConfig, probe_steps
+from llm_dynamics.probe.cadence import probe_steps
 from llm_dynamics.probe.log import ProbeLog, open_log
 from llm_dynamics.probe.probes import EncodedProbe, Probe, encode_all
 from llm_dynamics.report.facts_report import FactsStudy, write_report
 from llm_dynamics.train import parts as parts_lib
 from llm_dynamics.train import plan_lines
-from llm_dynamics.train.config import CheckpointConfig, MeshConfig, RunSpec, TrainConfig
 from llm_dynamics.train.loop import train
 from llm_dynamics.train.parts import Parts
 from llm_dynamics.train.processes import on_first
 from llm_dynamics.train.run_folder import RunFolder
 
 _log = logging.getLogger("llm_dynamics.facts")
-
-
-@dataclasses.dataclass(frozen=True)
-class Spec(RunSpec):
-    """A run and the facts injected into it."""
-
-    facts: FactsConfig = dataclasses.field(default_factory=FactsConfig)
-
-    def __post_init__(self):
-        super().__post_init__()
-        arms_lib.check_schedule(self.facts, self.train.steps, self.optim.b1)
-
-
-# ---- sizes -------------------------------------------------------------------------------------
-
-
-def smoke() -> Spec:
-    """Ends within a minute on two cores: shows that everything works, proves nothing."""
-    return Spec(
-        model=presets.named("pocket-0.1m", vocab_size=1024),
-        data=DataConfig(("wiki_leads",), "bpe:1024", length=128, batch_size=16),
-        optim=OptimConfig(ScheduleConfig("cosine", 4e-3, warmup=10)),
-        train=TrainConfig(
-            80, validate_every=40, validation_batches=2, checkpoint=CheckpointConfig(every=40)
-        ),
-        probe=ProbeConfig(),
-        facts=FactsConfig(
-            num_facts=16, start=20, interval=8, encounters=4, window=6, probes_per_depth=1
-        ),
-    )
-
-
-def laptop() -> Spec:
-    """Ends within ten minutes on two cores: a 1M-parameter model, twelve encounters a fact.
-
-    Scoring every probe at every step costs less than a tenth of the training step.
-    """
-    return Spec(
-        model=presets.named("pocket-1m", vocab_size=2048),
-        data=DataConfig(
-            ("wiki_leads@0.7", "wordnet_glosses@0.3"), "bpe:2048", length=128, batch_size=48
-        ),
-        optim=OptimConfig(ScheduleConfig("cosine", 3e-3, warmup=30)),
-        train=TrainConfig(400, validate_every=80, checkpoint=CheckpointConfig(every=80)),
-        probe=ProbeConfig(),
-        facts=FactsConfig(
-            num_facts=36, start=60, interval=20, encounters=12, paraphrases=11, probes_per_depth=1
-        ),
-    )
-
-
-def gpu() -> Spec:
-    """One accelerator: a 124M-parameter model in bfloat16 on rows of 1,024 tokens."""
-    return Spec(
-        model=presets.named("gpt2-124m", compute_dtype="bfloat16"),
-        data=DataConfig(
-            ("wiki_leads@0.2", "gcide@0.6", "wordnet_glosses@0.2"),
-            "gpt2",
-            length=1024,
-            batch_size=128,
-        ),
-        optim=OptimConfig(ScheduleConfig("cosine", 6e-4, warmup=100)),
-        train=TrainConfig(
-            2000, accumulate=4, mesh=MeshConfig(), checkpoint=CheckpointConfig(every=500)
-        ),
-        probe=ProbeConfig(),
-        facts=FactsConfig(num_facts=160, start=500, interval=100, encounters=10),
-    )
-
-
-# ---- the run -----------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,5 +216,4 @@ def explain(spec: Spec, step: int) -> str:
 
 
 if __name__ == "__main__":
-    sizes = {"smoke": smoke, "laptop": laptop, "gpu": gpu}
-    cli.start(cli.Study("facts", sizes, run, describe, explain))
+    cli.start(cli.Study("facts", PRESETS, run, describe, explain))

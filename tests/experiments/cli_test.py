@@ -7,7 +7,7 @@ from pathlib import Path
 
 from absl.testing import absltest, parameterized
 
-from experiments import cli, facts
+from experiments import cli, facts, facts_presets
 from llm_dynamics.errors import UserError
 from llm_dynamics.train.run_folder import RunFolder
 
@@ -31,7 +31,7 @@ class OverridesTest(parameterized.TestCase):
     )
     def test_what_cannot_work_is_refused_before_anything_runs(self, overrides, message):
         with self.assertRaisesRegex(UserError, message):
-            cli.resolve(facts.smoke(), "", overrides)
+            cli.resolve(facts_presets.smoke(), "", overrides)
 
     @parameterized.parameters(
         ({"probe.every": "2"}, "probes at every step from an encounter.*probe.around_events=6"),
@@ -39,16 +39,18 @@ class OverridesTest(parameterized.TestCase):
         ({"optim.schedule.warmup": "81"}, "needs 81 steps"),
     )
     def test_what_would_fail_later_is_refused_while_preparing(self, overrides, message):
-        spec = cli.resolve(facts.smoke(), "", overrides | {"data.sources": "no-such-corpus"})
+        spec = cli.resolve(
+            facts_presets.smoke(), "", overrides | {"data.sources": "no-such-corpus"}
+        )
         with self.assertRaisesRegex(UserError, message):
             facts.prepare(spec)
 
     def test_a_model_by_name_keeps_the_vocabulary_of_the_preset(self):
-        spec = cli.resolve(facts.smoke(), "pythia-14m", {"model.num_layers": "2"})
+        spec = cli.resolve(facts_presets.smoke(), "pythia-14m", {"model.num_layers": "2"})
         self.assertEqual(spec.model.width, 128)
         self.assertEqual((spec.model.vocab_size, spec.model.num_layers), (1024, 2))
         with self.assertRaisesRegex(UserError, "pythia-14m"):
-            cli.resolve(facts.smoke(), "pythia-14", {})
+            cli.resolve(facts_presets.smoke(), "pythia-14", {})
 
 
 class ErrorsTest(parameterized.TestCase):
@@ -95,36 +97,36 @@ class WorkdirTest(absltest.TestCase):
         return RunFolder(self.folder).claim(spec, {"fingerprint": fingerprint})
 
     def test_the_same_spec_may_return_and_another_is_shown_the_difference(self):
-        self.assertTrue(self._claim(facts.smoke()))
-        self.assertFalse(self._claim(facts.smoke()))
-        other = cli.resolve(facts.smoke(), "", {"train.steps": "90"})
+        self.assertTrue(self._claim(facts_presets.smoke()))
+        self.assertFalse(self._claim(facts_presets.smoke()))
+        other = cli.resolve(facts_presets.smoke(), "", {"train.steps": "90"})
         with self.assertRaisesRegex(UserError, r"another spec(.|\n)*train.steps: 80 -> 90"):
             self._claim(other)
         with self.assertRaisesRegex(UserError, "fingerprint differs"):
-            self._claim(facts.smoke(), "g")
+            self._claim(facts_presets.smoke(), "g")
         record = json.loads((self.folder / "spec.json").read_text())
         self.assertEqual(record["spec"]["train"]["steps"], 80)
         self.assertIn("jax", record["versions"])
 
     def test_a_living_owner_a_strange_folder_and_a_file_are_refused(self):
         owner = RunFolder(self.folder)
-        owner.claim(facts.smoke(), {"fingerprint": "f"})
+        owner.claim(facts_presets.smoke(), {"fingerprint": "f"})
         with self.assertRaisesRegex(UserError, "another process is running"):
-            self._claim(facts.smoke())
+            self._claim(facts_presets.smoke())
         strange = self.folder.parent / "photos"
         strange.mkdir()
         (strange / "cat.png").write_bytes(b"x")
         with self.assertRaisesRegex(UserError, "not empty and holds no run.*cat.png"):
-            RunFolder(strange).claim(facts.smoke(), {"fingerprint": "f"})
+            RunFolder(strange).claim(facts_presets.smoke(), {"fingerprint": "f"})
         self.assertEqual([p.name for p in strange.iterdir()], ["cat.png"])
         with self.assertRaisesRegex(UserError, "cannot be written"):
-            RunFolder(strange / "cat.png").claim(facts.smoke(), {"fingerprint": "f"})
+            RunFolder(strange / "cat.png").claim(facts_presets.smoke(), {"fingerprint": "f"})
 
     def test_a_damaged_spec_is_refused(self):
-        self._claim(facts.smoke())
+        self._claim(facts_presets.smoke())
         (self.folder / "spec.json").write_text("{")
         with self.assertRaisesRegex(UserError, "not a run's spec"):
-            self._claim(facts.smoke())
+            self._claim(facts_presets.smoke())
 
 
 def test_an_unknown_flag_names_the_nearest_and_nothing_is_written(tmp_path):
