@@ -18,6 +18,7 @@ class Checkpoints:
     def __init__(self, folder: Path, config: CheckpointConfig, last_step: int):
         """Opens or creates `folder`; saves at the config's steps and at `last_step`."""
         always = (*config.kept(), last_step)
+        self._first = 0 in always
         save = [save_decision_policy.SpecificStepsPolicy(always)]
         if config.every:
             save.append(save_decision_policy.FixedIntervalPolicy(config.every))
@@ -37,7 +38,12 @@ class Checkpoints:
         )
 
     def due(self, step: int) -> bool:
-        """True when the state after `step` updates is to be saved."""
+        """True when the state after `step` updates is to be saved.
+
+        Step 0 only where it is listed: the seed makes the same state again.
+        """
+        if step == 0 and not self._first:
+            return False
         return step not in self._manager.all_steps() and self._manager.should_save(step)
 
     def save(self, state: State, step: int, meta: dict[str, Any]) -> None:

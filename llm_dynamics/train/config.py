@@ -22,7 +22,7 @@ class MeshConfig:
 class CheckpointConfig:
     """When the state is saved. The last step is always saved."""
 
-    every: int = 0  # save when step % every == 0; 0 = only `steps`
+    every: int = 0  # save after every so many updates; 0 = only `steps`
     steps: tuple[int, ...] = ()  # saved and kept for ever
     early: bool = False  # also 0, 1, 2, 4, ... 512, kept for ever (as Pythia has)
     keep: int = 2  # of the regular ones, how many of the latest stay

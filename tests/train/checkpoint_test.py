@@ -63,7 +63,8 @@ class CheckpointTest(parameterized.TestCase):
 
     @parameterized.parameters(
         (CheckpointConfig(), {100}),
-        (CheckpointConfig(every=25), {0, 25, 50, 75, 100}),
+        (CheckpointConfig(every=25), {25, 50, 75, 100}),
+        (CheckpointConfig(every=50, steps=(0,)), {0, 50, 100}),
         (CheckpointConfig(steps=(3, 7)), {3, 7, 100}),
         (CheckpointConfig(early=True), {0, 1, 2, 4, 8, 16, 32, 64, 100}),
     )

@@ -72,16 +72,21 @@ class LoopTest(parameterized.TestCase):
         self.assertEqual([r["step"] for r in rows if "validation_loss" in r], [0, 4, 8])
         self.assertLess(rows[8]["validation_loss"], rows[0]["validation_loss"])
 
-    def test_a_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_last_good_state(self):
+    @parameterized.parameters(
+        ((), "none was saved", []), ((0,), "checkpoint of step 0 is kept", ["0"])
+    )
+    def test_a_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_last_good_state(
+        self, steps, message, expected
+    ):
         changes = {"optim.schedule.peak": 1e25, "optim.clip_norm": 0.0}
-        with self.assertRaisesRegex(UserError, r"at step \d.*checkpoint of step 0 is kept"):
-            self._train(**changes)
+        with self.assertRaisesRegex(UserError, rf"at step \d.*{message}"):
+            self._train(**changes | {"train.checkpoint.steps": steps})
         rows = read(self.root / "run" / "metrics.jsonl")
         self.assertNotEmpty(rows)
         for row in rows:
             self.assertTrue(all(map(math.isfinite, row.values())))
         saved = [p.name for p in (self.root / "run" / "checkpoints").iterdir()]
-        self.assertEqual(saved, ["0"])
+        self.assertEqual(saved, expected)
 
     def test_a_resume_without_its_log_is_refused_and_drops_nothing(self):
         place = self._train()
