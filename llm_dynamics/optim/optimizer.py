@@ -62,9 +62,3 @@ def make_optimizer(config: OptimConfig, schedule: optax.Schedule) -> optax.Gradi
         optax.add_decayed_weights(config.weight_decay, decay_mask),
         optax.scale_by_learning_rate(schedule),
     )
-
-
-def update_count(opt_state: Any) -> jax.Array:
-    """The step that the optimizer's schedule will read next."""
-    counts = optax.tree_utils.tree_get_all_with_path(opt_state, "count")
-    return counts[-1][1]
