@@ -11,19 +11,19 @@ import text
 from runs import HERE, final_state, metrics, tree_bytes
 
 
-def run_pair(point: str, flags: list[str]) -> list[subprocess.CompletedProcess]:
-    """Two processes of two devices each; the second is killed when the first dies."""
+def start_pair(points: tuple[str, str], flags: list[str]) -> list[subprocess.Popen]:
+    """Two processes of two devices each, their output and errors in one pipe."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2"}
     pair = [f"--coordinator=127.0.0.1:{port}", "--num_processes=2"]
-    started = [
+    return [
         subprocess.Popen(
             [
                 sys.executable,
                 str(HERE / "crash.py"),
-                point if index == 0 else "none",
+                point,
                 *flags,
                 *pair,
                 f"--process_id={index}",
@@ -34,8 +34,13 @@ def run_pair(point: str, flags: list[str]) -> list[subprocess.CompletedProcess]:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for index in (0, 1)
+        for index, point in enumerate(points)
     ]
+
+
+def run_pair(point: str, flags: list[str]) -> list[subprocess.CompletedProcess]:
+    """Runs two processes; the second is killed when the first dies at `point`."""
+    started = start_pair((point, "none"), flags)
     output = [started[0].communicate(timeout=400)[0]]
     if started[0].returncode:
         started[1].kill()
@@ -68,3 +73,24 @@ def test_two_processes_train_save_and_resume(uninterrupted, tmp_path):
         [row.get("loss", 0.0) for row in metrics(uninterrupted / "run")],
         rtol=2e-3,
     )
+
+
+def test_a_refusal_by_process_0_ends_both_with_one_line_and_status_2(uninterrupted):
+    folder = uninterrupted / "run"
+    before = (folder / "spec.json").read_bytes()
+    flags = text.small_run(folder, uninterrupted / "corpus.jsonl", uninterrupted / "cache")
+    started = start_pair(("none", "none"), [*flags, "--config.seed=5"])
+    try:
+        first, second = (p.communicate(timeout=120)[0] for p in started)
+    finally:
+        for process in started:
+            process.kill()
+    said = [
+        [line for line in output.splitlines() if line.startswith("error:")]
+        for output in (first, second)
+    ]
+    assert [p.returncode for p in started] == [2, 2], (first[-3000:], second[-3000:])
+    assert len(said[0]) == 1 and "another spec" in said[0][0], first[-3000:]
+    assert said[1] == ["error: process 0 stopped; its message says why"], second[-3000:]
+    assert "Traceback" not in first + second
+    assert (folder / "spec.json").read_bytes() == before
