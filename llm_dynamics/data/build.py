@@ -10,8 +10,9 @@ import numpy as np
 
 from llm_dynamics.data import cache, split, tokenizers
 from llm_dynamics.data.config import DataConfig
-from llm_dynamics.data.injection import Injection, RowPolicy, place, prefix
+from llm_dynamics.data.injection import Injection, place
 from llm_dynamics.data.plan import Plan, PlanSource
+from llm_dynamics.data.row_policies import POLICIES
 from llm_dynamics.data.rows import TokenStream, cached_stream
 from llm_dynamics.data.sources import Source, open_source
 from llm_dynamics.data.tokenizers import Tokenizer
@@ -144,7 +145,7 @@ def build_plan(
     injections: Sequence[Injection] = (),
     *,
     steps: int | None = None,
-    policy: RowPolicy = prefix,
+    first_step: int = 0,
     data: OpenData | None = None,
     progress: Progress | None = None,
 ) -> Plan:
@@ -155,7 +156,7 @@ def build_plan(
       tokenizer: from `build_tokenizer`; built when not given.
       injections: passages to inject.
       steps: length of the run, checked against the injections.
-      policy: where passages go in their rows.
+      first_step: where in the data the run begins, for one that continues another.
       data: from `open_data`, to open it only once.
       progress: called with (what is being done, documents done, documents in total).
 
@@ -173,7 +174,13 @@ def build_plan(
                 "the array was made with"
             )
     placed = place(
-        injections, tokenizer, config.batch_size, config.length + 1, steps=steps, policy=policy
+        injections,
+        tokenizer,
+        config.batch_size,
+        config.length + 1,
+        steps=steps,
+        policy=POLICIES[config.injection_rows],
+        seed=config.seed,
     )
     sources = []
     for z, source in enumerate(data.sources):
@@ -202,6 +209,7 @@ def build_plan(
         placed=placed,
         steps=steps,
         tokenizer_fingerprint=tokenizer.fingerprint,
+        first_step=first_step,
     )
 
 

@@ -4,7 +4,9 @@ import dataclasses
 
 from llm_dynamics.data import sources as sources_lib
 from llm_dynamics.data import tokenizers as tokenizers_lib
+from llm_dynamics.data.row_policies import POLICIES
 from llm_dynamics.errors import UserError
+from llm_dynamics.spec import nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +22,7 @@ class DataConfig:
     length: int = 128  # tokens a row, L
     batch_size: int = 32  # rows a step, B, over all hosts
     isolate_documents: bool = True  # attention and positions stop at document boundaries
+    injection_rows: str = "prefix"  # "prefix" as published, "random_offset" or "own_row"
     validation_fraction: float = 0.02  # of the documents; 0 = no validation set
     dedup_threshold: float = 0.5  # share of 5-word shingles in one training document that removes
     seed: int = 0  # of the document order and the split
@@ -36,6 +39,11 @@ class DataConfig:
                     "name it once and give it the sum of the weights"
                 )
         tokenizers_lib.check_spec(self.tokenizer)
+        if self.injection_rows not in POLICIES:
+            raise UserError(
+                f"unknown injection_rows {self.injection_rows!r}; "
+                f"{nearest(self.injection_rows, POLICIES)}"
+            )
         for name in ("length", "batch_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} expects a whole number >= 1, got {getattr(self, name)}")

@@ -6,28 +6,31 @@ from typing import Any
 import numpy as np
 
 from llm_dynamics.data.injection import Placed
-from llm_dynamics.data.rows import TokenStream
+from llm_dynamics.data.rows import PADDING, TokenStream
 
 
 def pieces(
     document_M: np.ndarray, place_M: np.ndarray, stream: TokenStream, placed: Sequence[Placed]
-) -> dict[str, list[dict[str, Any]]]:
+) -> dict[str, Any]:
     """The runs of equal document number in one row, in order.
 
     Args:
-      document_M: document of every token; -1 - k is the k-th of `placed`.
+      document_M: document of every token; -1 - k is the k-th of `placed`; PADDING is none.
       place_M: the token's index in the stream, or in the passage.
       stream: where the documents are.
       placed: all injections of the plan.
 
     Returns:
-      {"documents": [{id, start, tokens, at}], "injected": [{name, labels, tokens, at, encounter}]}
+      {"documents": [{id, start, tokens, at}], "injected": [{name, labels, tokens, at, encounter}]},
+      and "padding": tokens at the row's end that are none.
     """
     firsts = np.flatnonzero(np.diff(document_M, prepend=document_M[0] + 1))
     documents, injected = [], []
     for first, end in zip(firsts, [*firsts[1:], len(document_M)], strict=True):
         d, size = int(document_M[first]), int(end - first)
         where = {"tokens": size, "at": int(first)}
+        if d == PADDING:
+            continue
         if d < 0:
             item = placed[-1 - d]
             named = {"name": item.injection.name, "labels": dict(item.injection.labels)}
@@ -35,7 +38,8 @@ def pieces(
         else:
             start = int(place_M[first] - stream.starts[d])
             documents.append({"id": stream.doc_id(d), "start": start, **where})
-    return {"documents": documents, "injected": injected}
+    padding = int(np.count_nonzero(document_M == PADDING))
+    return {"documents": documents, "injected": injected, "padding": padding}
 
 
 def format_explanation(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -47,6 +51,9 @@ def format_explanation(rows: Sequence[Mapping[str, Any]]) -> str:
         )
         parts = [(d["at"], _document(d)) for d in row["documents"]]
         parts += [(i["at"], _injected(i)) for i in row["injected"]]
+        if row["padding"]:
+            at = sum(piece["tokens"] for piece in [*row["documents"], *row["injected"]])
+            parts.append((at, f"padding  {row['padding']} tokens"))
         lines += [f"  {at:>6}  {text}" for at, text in sorted(parts)]
     return "\n".join(lines)
 

@@ -1,12 +1,13 @@
-"""Passages put into chosen rows at chosen steps (Chang et al. 2024, section 3 and appendix D)."""
+"""Passages put into rows at chosen steps (Chang et al. 2024, section 3 and appendix D)."""
 
 import dataclasses
 import types
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from llm_dynamics.data.row_policies import RowPolicy, Slot, prefix
 from llm_dynamics.errors import UserError
 
 
@@ -29,35 +30,6 @@ class Injection:
     )
 
 
-class RowPolicy(Protocol):
-    """Where the passages of one step go. The seam for other policies than the published one."""
-
-    def __call__(
-        self, lengths: Sequence[int], num_rows: int, row_length: int
-    ) -> Sequence[tuple[int, int]]:
-        """Places passages.
-
-        Args:
-          lengths: tokens of every passage, end-of-document token included.
-          num_rows: rows of the global batch, B.
-          row_length: tokens of a row with the last label, L + 1.
-
-        Returns:
-          For each passage (row, offset): it is put in front of the row's own token number
-          `offset`; what is pushed beyond the row's end is dropped.
-        """
-
-
-def prefix(lengths: Sequence[int], num_rows: int, row_length: int) -> list[tuple[int, int]]:
-    """The published policy: passage i in front of row i.
-
-    With more passages than rows, passages i, i + B, i + 2B, ... share row i in this order (the
-    paper has fewer passages than rows; sharing is our extension for small batches).
-    """
-    del row_length
-    return [(i % num_rows, 0) for i in range(len(lengths))]
-
-
 class Placed(NamedTuple):
     """An injection with its tokens and its place."""
 
@@ -66,6 +38,7 @@ class Placed(NamedTuple):
     row: int
     offset: int  # of the row's own tokens
     encounter: int  # 1 for the first time this name is injected
+    alone: bool = False  # the row holds nothing of the corpus
 
 
 def place(
@@ -75,8 +48,18 @@ def place(
     row_length: int,
     steps: int | None = None,
     policy: RowPolicy = prefix,
+    seed: int = 0,
 ) -> tuple[Placed, ...]:
     """Encodes and places all injections, in the order of their steps (then as given).
+
+    Args:
+      injections: what is injected when.
+      tokenizer: has encode_batch and eos_id.
+      num_rows: rows of the global batch, B.
+      row_length: tokens of a row with the last label, L + 1.
+      steps: length of the run; None = any.
+      policy: where the passages of a step go.
+      seed: of the policy's draws.
 
     Raises:
       UserError: a step outside the run, or passages that do not fit into their row.
@@ -101,13 +84,12 @@ def place(
         by_step.setdefault(injection.step, []).append(injection)
     for step, group in by_step.items():
         lengths = [len(encoded[injection.text]) for injection in group]
-        slots = policy(lengths, num_rows, row_length)
+        slots = [Slot(*slot) for slot in policy(seed, step, lengths, num_rows, row_length)]
         _check_room(step, group, lengths, slots, row_length)
-        for injection, (row, offset) in zip(group, slots, strict=True):
-            met[injection.name] = met.get(injection.name, 0) + 1
-            placed.append(
-                Placed(injection, encoded[injection.text], row, offset, met[injection.name])
-            )
+        for injection, (row, offset, alone) in zip(group, slots, strict=True):
+            count = met[injection.name] = met.get(injection.name, 0) + 1
+            tokens = encoded[injection.text]
+            placed.append(Placed(injection, tokens, row, offset, count, alone))
     return tuple(placed)
 
 
@@ -115,12 +97,12 @@ def _check_room(
     step: int,
     group: Sequence[Injection],
     lengths: Sequence[int],
-    slots: Sequence[tuple[int, int]],
+    slots: Sequence[Slot],
     row_length: int,
 ) -> None:
     used: dict[int, int] = {}
-    for k in sorted(range(len(group)), key=lambda k: slots[k][1]):
-        row, offset = slots[k]
+    for k in sorted(range(len(group)), key=lambda k: slots[k].offset):
+        row, offset = slots[k].row, slots[k].offset
         room = row_length - offset - used.get(row, 0)
         if lengths[k] > room:
             raise UserError(

@@ -11,12 +11,11 @@ from llm_dynamics.batch import Batch
 from llm_dynamics.data import explain as explain_lib
 from llm_dynamics.data.injection import Placed, dose, insert
 from llm_dynamics.data.mixture import Mixture
-from llm_dynamics.data.rows import TokenStream, row_order
+from llm_dynamics.data.rows import PADDING, TokenStream, row_order
 from llm_dynamics.errors import UserError
 from llm_dynamics.spec import fingerprint
 
 _FORMAT = 1  # raise it when the same parts would give other batches
-_PADDING = np.iinfo(np.int64).min  # document number of what is no token
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,7 +38,8 @@ class RowBlock(NamedTuple):
     """Some rows of a step before they become a batch; M = L + 1 tokens a row.
 
     `document` numbers the documents of the row's source; -1 - k is the k-th injection of the
-    plan. `place` is a token's index in the source's stream, or in the injected passage.
+    plan, PADDING is no token. `place` is a token's index in the source's stream, or in the
+    injected passage.
     """
 
     tokens_BxM: np.ndarray
@@ -54,14 +54,17 @@ class Plan:
     """What every step of a run reads.
 
     Every method is a pure function of its arguments and may be called from any thread, in any
-    order: row b of step s is row g = s B + b of the run; the mixture says which source it comes
-    from and which of that source's rows it is; the epoch's permutation says where that lies.
+    order: row b of step s is row g = (first_step + s) B + b of the data; the mixture says which
+    source it comes from and which of that source's rows it is; the epoch's permutation says where
+    that lies. Injections count steps from the run's own beginning.
 
     Attributes:
       length: tokens a row, L.
       batch_size: rows a step over all hosts, B.
       tokens_per_step: B L.
       steps: length of the run, or None if it was not given.
+      first_step: the data's step that update 0 reads.
+      tokenizer_fingerprint: of the tokenizer, or "".
       fingerprint: hex digest of everything that decides the batches.
     """
 
@@ -75,6 +78,7 @@ class Plan:
         placed: Sequence[Placed] = (),
         steps: int | None = None,
         tokenizer_fingerprint: str = "",
+        first_step: int = 0,
     ):
         """Puts the parts together; `data.build.build_plan` makes them from a configuration.
 
@@ -83,7 +87,8 @@ class Plan:
         """
         self.length, self.batch_size = length, batch_size
         self.tokens_per_step = batch_size * length
-        self.steps = steps
+        self.steps, self.first_step = steps, first_step
+        self.tokenizer_fingerprint = tokenizer_fingerprint
         self._sources, self._placed = tuple(sources), tuple(placed)
         self._isolate, self._seed = isolate_documents, seed
         self._mixture = Mixture([source.weight for source in sources])
@@ -104,18 +109,21 @@ class Plan:
         held = [source.validation.num_padded_rows(length) for source in sources]
         self._held = [(z, rows) for z, rows in enumerate(held) if rows]
         self._order = functools.lru_cache(maxsize=4 * len(sources))(self._order_of)
-        self.fingerprint = fingerprint(
-            {
-                "format": _FORMAT,
-                "sources": [[source.fingerprint, source.members] for source in sources],
-                "weights": self._mixture.weights,
-                "tokenizer": tokenizer_fingerprint,
-                "shape": [length, batch_size, isolate_documents, seed],
-                "injections": [
-                    [p.injection.step, p.row, p.offset, p.tokens.tolist()] for p in self._placed
-                ],
-            }
-        )
+        parts = {
+            "format": _FORMAT,
+            "sources": [[source.fingerprint, source.members] for source in sources],
+            "weights": self._mixture.weights,
+            "tokenizer": tokenizer_fingerprint,
+            "shape": [length, batch_size, isolate_documents, seed],
+            "injections": [
+                [p.injection.step, p.row, p.offset, p.tokens.tolist()] + [True] * p.alone
+                for p in self._placed
+            ],
+        }
+        # What is rare is named only where it is used: the digest of every other plan stays.
+        if first_step:
+            parts["first_step"] = first_step
+        self.fingerprint = fingerprint(parts)
 
     def batch(self, step: int) -> Batch:
         """The global batch that update `step` (from 0) sees; numpy arrays [B, L]."""
@@ -152,7 +160,7 @@ class Plan:
             which, index = order.locate(np.arange(first, min(first + self.batch_size, total)))
             shape = (self.batch_size, self.length + 1)
             tokens_BxM = np.zeros(shape, np.int32)
-            document_BxM = np.full(shape, _PADDING)
+            document_BxM = np.full(shape, PADDING)
             for h, (z, _) in enumerate(self._held):
                 at = np.flatnonzero(which == h)
                 rows = self._order(z, -1)[index[at]]
@@ -165,8 +173,9 @@ class Plan:
 
         One dictionary a row: row, source, epoch, index (of the row in its source, in text
         order), documents [{id, start, tokens, at}] (start: first token's place in the document;
-        tokens: of the row's L + 1, the last of which is only a label; at: place in the row) and
-        injected [{name, labels, tokens, at, encounter}].
+        tokens: of the row's L + 1, the last of which is only a label; at: place in the row),
+        injected [{name, labels, tokens, at, encounter}] and padding (tokens that are none). A row
+        that passages have alone names the row of the source that it stands for, which is not read.
         """
         block = self._block(step, 0, self.batch_size)
         result = []
@@ -194,7 +203,11 @@ class Plan:
             (rows read, epochs, shares of the dose) is left out.
         """
         steps = self.steps if steps is None else steps
-        read = None if steps is None else self._mixture.counts(steps * self.batch_size)
+        read = None
+        if steps is not None:
+            first, last = self.first_step, self.first_step + steps
+            read = self._mixture.counts(last * self.batch_size)
+            read = read - self._mixture.counts(first * self.batch_size)
         sources = []
         for z, source in enumerate(self._sources):
             entry = {
@@ -230,7 +243,17 @@ class Plan:
             "sources": sources,
             "near_duplicates_removed": sum(s.near_duplicates for s in self._sources),
             "doses": doses,
+            "padding_tokens": self._padding_tokens(),
         }
+
+    def _padding_tokens(self) -> int:
+        """Positions of the whole run that hold no token, in rows that passages have alone."""
+        filled = {}
+        for item in self._placed:
+            if item.alone:
+                where = item.injection.step, item.row
+                filled[where] = filled.get(where, 0) + len(item.tokens)
+        return sum(max(0, self.length - used) for used in filled.values())
 
     def _order_of(self, z: int, epoch: int) -> np.ndarray:
         source = self._sources[z]
@@ -244,7 +267,7 @@ class Plan:
                 f"got step {step}, rows {start}:{stop}"
             )
         source_B, index_B = self._mixture.locate(
-            int(step) * self.batch_size + np.arange(start, stop)
+            (self.first_step + int(step)) * self.batch_size + np.arange(start, stop)
         )
         shape = (stop - start, self.length + 1)
         tokens_BxM = np.empty(shape, np.int32)
@@ -262,6 +285,8 @@ class Plan:
         for row, which in self._by_step.get(int(step), {}).items():
             if start <= row < stop:
                 b = row - start
+                if any(self._placed[k].alone for k in which):
+                    tokens_BxM[b], document_BxM[b], place_BxM[b] = 0, PADDING, 0
                 passages = [
                     (item.offset, (item.tokens, np.full(n, -1 - k), np.arange(n)))
                     for k in sorted(which, key=lambda k: self._placed[k].offset)
@@ -281,12 +306,12 @@ class Plan:
         place_BxM = place_BxM.clip(max=stream.num_tokens - 1)
         tokens_BxM = np.where(inside, stream.tokens[place_BxM], 0)
         document_BxM = stream.documents_at(place_BxM)
-        return tokens_BxM, np.where(inside, document_BxM, _PADDING), place_BxM
+        return tokens_BxM, np.where(inside, document_BxM, PADDING), place_BxM
 
     def _batch(self, tokens_BxM: np.ndarray, document_BxM: np.ndarray) -> Batch:
         """Inputs and labels; with isolation, segments that neither see nor predict each other."""
         rows, length = len(tokens_BxM), self.length
-        real_BxM = document_BxM != _PADDING
+        real_BxM = document_BxM != PADDING
         index_BxL = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length))
         mask_BxL = real_BxM[:, 1:]
         segment_BxL = real_BxM[:, :-1].astype(np.int32)

@@ -17,6 +17,7 @@ from llm_dynamics.data.split import mix
 from llm_dynamics.errors import UserError
 from llm_dynamics.spec import fingerprint
 
+PADDING = np.iinfo(np.int64).min  # document number of what is no token
 _FORMAT = 1  # raise it when the same documents would give other files
 _DOCUMENTS_AT_ONCE = 512
 _FILES = ("tokens.npy", "starts.npy", "ids.npy", "id_starts.npy")

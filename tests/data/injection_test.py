@@ -1,9 +1,10 @@
-"""The published row policy to the token, and what it gives each arm."""
+"""Passages in their rows to the token, and what it gives each arm."""
 
 import numpy as np
 from absl.testing import parameterized
 
-from llm_dynamics.data.injection import Injection, dose, insert, place, prefix
+from llm_dynamics.data.injection import Injection, dose, insert, place
+from llm_dynamics.data.row_policies import Slot, prefix
 from llm_dynamics.errors import UserError
 from tests.data.fakes import FakeTokenizer
 
@@ -22,7 +23,8 @@ class PlaceTest(parameterized.TestCase):
 
     def test_more_passages_than_rows_share_them_in_order(self):
         self.assertEqual(
-            prefix([1] * 7, 3, 99), [(0, 0), (1, 0), (2, 0), (0, 0), (1, 0), (2, 0), (0, 0)]
+            [slot[:2] for slot in prefix(0, 0, [1] * 7, 3, 99)],
+            [(0, 0), (1, 0), (2, 0), (0, 0), (1, 0), (2, 0), (0, 0)],
         )
 
     def test_encounters_are_counted_by_name_in_order_of_step(self):
@@ -56,15 +58,15 @@ class PlaceTest(parameterized.TestCase):
         self.assertLen(_place([Injection(99, "x", "f")], steps=100), 1)
 
     def test_another_policy(self):
-        last_row = lambda lengths, num_rows, row_length: [  # noqa: E731
-            (num_rows - 1, row_length - n) for n in lengths
+        last_row = lambda seed, step, lengths, num_rows, row_length: [  # noqa: E731
+            Slot(num_rows - 1, row_length - n) for n in lengths
         ]
         (item,) = _place([Injection(0, "ab", "f")], policy=last_row)
         self.assertEqual((item.row, item.offset), (3, 6))
         with self.assertRaisesRegex(UserError, "room for 2"):
             _place(
                 [Injection(0, "ab", "f")],
-                policy=lambda lengths, num_rows, row_length: [(0, row_length - 2)],
+                policy=lambda *given: [Slot(0, given[-1] - 2)],
             )
 
 

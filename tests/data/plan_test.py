@@ -9,6 +9,7 @@ from absl.testing import parameterized
 from llm_dynamics.data.explain import format_explanation
 from llm_dynamics.data.injection import Injection, place
 from llm_dynamics.data.plan import Plan, PlanSource
+from llm_dynamics.data.row_policies import Slot
 from llm_dynamics.data.rows import TokenStream
 from llm_dynamics.errors import UserError
 from tests.data.fakes import FakeTokenizer
@@ -249,7 +250,9 @@ class InjectionTest(parameterized.TestCase):
 
     def test_policy_that_puts_a_passage_inside_a_row(self):
         plan = _plan()
-        placed = place([Injection(1, "X", "f")], TOKENIZER, B, L + 1, policy=lambda *_: [(2, 3)])
+        placed = place(
+            [Injection(1, "X", "f")], TOKENIZER, B, L + 1, policy=lambda *_: [Slot(2, 3)]
+        )
         inside = Plan(plan._sources, L, B, placed=placed)
         before, after = plan.batch(1).tokens_BxL[2], inside.batch(1).tokens_BxL[2]
         expected = [*before[:3], ord("X"), TOKENIZER.eos_id, *before[3:-2]]
@@ -370,7 +373,7 @@ class DescribeTest(parameterized.TestCase):
 
     def test_fingerprint(self):
         same = {_plan(INJECTIONS).fingerprint, _plan(INJECTIONS, steps=50).fingerprint}
-        self.assertLen(same, 1)
+        self.assertEqual(same, {"aa9f1acf79477578"})  # runs of earlier versions go on
         others = {
             _plan().fingerprint,
             _plan(INJECTIONS[:2]).fingerprint,
