@@ -28,9 +28,10 @@ from llm_dynamics.data.plan import Plan
 from llm_dynamics.data.tokenizers import Tokenizer, check_vocabulary
 from llm_dynamics.errors import UserError
 from llm_dynamics.facts import arms as arms_lib
-from llm_dynamics.facts import dose, results
+from llm_dynamics.facts import dose, results, timetable
 from llm_dynamics.facts.audit import audit, faults
 from llm_dynamics.facts.facts import Fact, label_arms
+from llm_dynamics.facts.injections import injections as plan_injections
 from llm_dynamics.model import size
 from llm_dynamics.probe import packing
 from llm_dynamics.probe.cadence import probe_steps
@@ -68,14 +69,15 @@ def prepare(spec: Spec) -> Prepared:
     run_parts = parts_lib.build(spec)
     facts = arms_lib.load_facts(spec.facts)
     arms = arms_lib.assign_arms(facts, spec.facts)
-    injections = arms_lib.injections(facts, arms, spec.facts)
+    injections = plan_injections(facts, arms, spec.facts)
     steps = probe_steps(spec.probe, spec.train.steps, [i.step for i in injections])
-    check_cadence(spec, steps)
+    check_cadence(spec, {i.step for i in injections}, steps)
     _log.info("preparing the data: %s", ", ".join(spec.data.sources))
     data = open_data(spec.data)
     tokenizer = build_tokenizer(spec.data, data)
     check_vocabulary(tokenizer, spec.model.vocab_size)
-    probes = label_arms(facts, arms)
+    times = timetable.timetable(facts, arms, spec.facts)
+    probes = label_arms(facts, arms, times, arms_lib.block_of(facts, spec.facts))
     encoded = encode_all(probes, tokenizer)
     rows = run_parts.row_devices
     length = packing.best_length(encoded, spec.data.length, rows)
@@ -93,14 +95,13 @@ def prepare(spec: Spec) -> Prepared:
     )
 
 
-def check_cadence(spec: Spec, steps: np.ndarray) -> None:
+def check_cadence(spec: Spec, times: set[int], steps: np.ndarray) -> None:
     """Refuses a cadence that misses a step which the measures need.
 
     Raises:
       UserError: the baseline of an encounter or a step of its window is not probed.
     """
-    window = arms_lib.resolve_window(spec.facts, spec.optim.b1)
-    times = {t for arm in arms_lib.schedule(spec.facts).values() for t in arm}
+    window = timetable.resolve_window(spec.facts, spec.optim.b1)
     needed = {step for t in times for step in range(t, t + window + 1)}
     missing = sorted(needed - set(steps.tolist()))
     if missing:
@@ -150,8 +151,8 @@ def analyse(spec: Spec, folder: RunFolder, tokens_per_step: int) -> None:
     _log.info("computing the results")
     rows = results.compute(
         open_log(folder.probes),
-        arms_lib.schedule(spec.facts),
-        arms_lib.resolve_window(spec.facts, spec.optim.b1),
+        timetable.schedule(spec.facts),
+        timetable.resolve_window(spec.facts, spec.optim.b1),
         tokens_per_step,
         seed=spec.facts.seed,
     )
@@ -162,10 +163,12 @@ def page(spec: Spec, ready: Prepared) -> FactsStudy:
     """What the report says beyond the run folder."""
     model = spec.model
     return FactsStudy(
-        schedule=arms_lib.schedule(spec.facts),
-        window=arms_lib.resolve_window(spec.facts, spec.optim.b1),
+        schedule=timetable.schedule(spec.facts),
+        window=timetable.resolve_window(spec.facts, spec.optim.b1),
         facts=ready.facts,
         arms=ready.arms,
+        injections=ready.injections,
+        treatments={arm.name: arm.describe() for arm in spec.facts.treatments},
         model=(
             ("parameters", size.num_params(model)),
             ("layers", model.num_layers),

@@ -3,8 +3,8 @@
 import dataclasses
 
 from llm_dynamics.data.config import DataConfig
-from llm_dynamics.facts import arms as arms_lib
 from llm_dynamics.facts.arms import FactsConfig
+from llm_dynamics.facts.timetable import check_schedule
 from llm_dynamics.model import presets
 from llm_dynamics.optim.optimizer import OptimConfig
 from llm_dynamics.optim.schedules import ScheduleConfig
@@ -20,7 +20,7 @@ class Spec(RunSpec):
 
     def __post_init__(self):
         super().__post_init__()
-        arms_lib.check_schedule(self.facts, self.train.steps, self.optim.b1)
+        check_schedule(self.facts, self.train.steps, self.optim.b1)
 
 
 def smoke() -> Spec:

@@ -1,10 +1,13 @@
-"""Which fact gets which treatment, and what is injected when (Chang et al. 2024, Sec. 3)."""
+"""Which fact gets which treatment (Chang et al. 2024, Sec. 3).
 
-import math
-from collections.abc import Mapping, Sequence
+An arm is named in `facts.arms`: a known one ("duplication"), or one defined on the spot as
+NAME:WORDING[/spacing=...][/start=...][/interval=...][/encounters=...][/ratio=...][/exponent=...],
+e.g. `every40:same/interval=40/encounters=6`. What it leaves open comes from the config.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llm_dynamics.data.injection import Injection
 from llm_dynamics.errors import UserError
 from llm_dynamics.facts.draws import shuffled
 from llm_dynamics.facts.facts import Fact
@@ -18,7 +21,72 @@ ARMS = {
     "once": "the text at the first encounter alone",
     "control": "never injected",
 }
-REMAINDER = 0.0052  # share of the first moment left when a window ends: 0.9^50 (footnote 2)
+WORDINGS = {
+    "same": "the same text at every encounter",
+    "paraphrase": "the original first, then another wording at every encounter",
+    "permuted": "the original first, then its sentences in another order at every encounter",
+    "question": "the questions of the memorization probes with their answers",
+    "none": "never injected",
+}
+SPACINGS = {
+    "fixed": "equal intervals",
+    "geometric": "each interval `ratio` times the one before",
+    "random": "times drawn uniformly for each fact from the span of the fixed schedule",
+    "zipf": "random times, the r-th fact of the arm met encounters / r^exponent times",
+}
+_PER_FACT = ("random", "zipf")
+_KNOWN = {
+    "duplication": "same",
+    "paraphrase": "paraphrase",
+    "once": "same/encounters=1",
+    "control": "none",
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A treatment: what is said at an encounter, and when encounters are.
+
+    Attributes:
+      name: of the arm.
+      wording: key of `WORDINGS`.
+      spacing: key of `SPACINGS`.
+      start: update of the first encounter (of its earliest time for random spacings).
+      interval: updates between encounters, the first interval of a geometric schedule.
+      encounters: of each fact; of the most frequent fact for zipf.
+      ratio: of successive geometric intervals.
+      exponent: of the Zipf law.
+    """
+
+    name: str
+    wording: str
+    spacing: str
+    start: int
+    interval: int
+    encounters: int
+    ratio: float = 2.0
+    exponent: float = 1.0
+
+    @property
+    def injected(self) -> bool:
+        return self.wording != "none"
+
+    @property
+    def per_fact(self) -> bool:
+        """Whether facts of the arm have times of their own."""
+        return self.injected and self.spacing in _PER_FACT
+
+    def describe(self) -> str:
+        """The treatment in words."""
+        if self.name in ARMS:
+            return ARMS[self.name]
+        if not self.injected:
+            return WORDINGS["none"]
+        spacing = SPACINGS[self.spacing].replace("`ratio`", f"{self.ratio:g}")
+        return (
+            f"{WORDINGS[self.wording]}; {self.encounters} encounters, {spacing}, interval "
+            f"{self.interval}, from update {self.start}"
+        )
 
 
 @dataclass(frozen=True)
@@ -30,6 +98,8 @@ class FactsConfig:
     arms: tuple[str, ...] = ("duplication", "paraphrase", "once", "control")
     sizes: tuple[int, ...] = ()  # facts of each arm; () = as equal as can be
     assignment: str = "random"  # "random" over facts, balanced over kinds; "ordered" as published
+    blocks: int = 1  # equal parts of the facts, each with an assignment of its own
+    rotation: int = 0  # fact i gets the arm this many places on: runs 0, 1, ... are a Latin square
     seed: int = 0  # of the invented facts and the assignment
     start: int = 0  # update of the first encounter
     interval: int = 100  # updates between encounters
@@ -40,12 +110,24 @@ class FactsConfig:
     probes_per_depth: int = 0  # attributes of a generated fact that are asked; 0 = all
 
     def __post_init__(self):
-        for arm in self.arms:
-            if arm not in ARMS:
-                raise UserError(f"unknown arm {arm!r} in facts.arms; {nearest(arm, ARMS)}")
-        if not self.arms or len(set(self.arms)) < len(self.arms):
-            raise UserError(f"expected every arm once in facts.arms, got {', '.join(self.arms)}")
-        if set(self.arms) == {"control"}:
+        least_of = {
+            "seed": 0,
+            "start": 0,
+            "interval": 1,
+            "encounters": 1,
+            "window": 0,
+            "blocks": 1,
+            "rotation": 0,
+        }
+        for key, least in least_of.items():
+            if getattr(self, key) < least:
+                raise UserError(
+                    f"expected facts.{key} of at least {least}, got {getattr(self, key)}"
+                )
+        names = self.names
+        if not names or len(set(names)) < len(names):
+            raise UserError(f"expected every arm once in facts.arms, got {', '.join(names)}")
+        if not any(arm.injected for arm in self.treatments):
             raise UserError(
                 "expected at least one injected arm in facts.arms, got only control; add one of "
                 f"{', '.join(arm for arm in ARMS if arm != 'control')}"
@@ -66,17 +148,95 @@ class FactsConfig:
             )
         if self.assignment not in ("random", "ordered"):
             raise UserError(f"expected facts.assignment random or ordered, got {self.assignment!r}")
-        least_of = {"seed": 0, "start": 0, "interval": 1, "encounters": 1, "window": 0}
-        for key, least in least_of.items():
-            if getattr(self, key) < least:
-                raise UserError(
-                    f"expected facts.{key} of at least {least}, got {getattr(self, key)}"
-                )
-        if self.encounters > 1 and self.window > self.interval:
+        if self.num_facts % self.blocks or any(size % self.blocks for size in self.sizes):
             raise UserError(
-                f"expected facts.window of at most facts.interval = {self.interval}, got "
-                f"{self.window}: a maximum would be credited to the wrong encounter"
+                f"expected facts.num_facts {self.num_facts} and facts.sizes {self.sizes} that "
+                f"split into facts.blocks = {self.blocks} equal parts"
             )
+        if self.num_facts // self.blocks < len(names):
+            raise UserError(
+                f"expected at least one fact per arm ({len(names)}) in each of {self.blocks} "
+                f"blocks, got facts.num_facts = {self.num_facts}"
+            )
+        if self.assignment == "ordered" and (self.blocks > 1 or self.rotation):
+            raise UserError(
+                "facts.assignment=ordered gives the first facts to the first arm, so it expects "
+                f"facts.blocks=1 and facts.rotation=0, got {self.blocks} and {self.rotation}"
+            )
+        even = not self.num_facts % (self.blocks * len(names)) and len(set(self.sizes)) < 2
+        if self.rotation and not even:
+            raise UserError(
+                "facts.rotation expects arms of equal size, got facts.num_facts = "
+                f"{self.num_facts} and facts.sizes {self.sizes} for {len(names)} arms"
+            )
+        for arm in self.treatments:
+            gap = arm.interval if arm.injected and arm.encounters > 1 else self.window
+            if not arm.per_fact and self.window > gap:
+                raise UserError(
+                    f"expected facts.window of at most the interval of arm {arm.name}, {gap}, got "
+                    f"{self.window}: a maximum would be credited to the wrong encounter"
+                )
+
+    @property
+    def treatments(self) -> tuple[Arm, ...]:
+        """The arms, resolved."""
+        return tuple(_parse(entry, self) for entry in self.arms)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the arms, in order."""
+        return tuple(entry.partition(":")[0] for entry in self.arms)
+
+
+def _parse(entry: str, config: FactsConfig) -> Arm:
+    name, colon, text = entry.partition(":")
+    if not colon:
+        if name not in ARMS:
+            raise UserError(
+                f"unknown arm {name!r} in facts.arms; {nearest(name, ARMS)}; a new one is defined "
+                "as NAME:WORDING/interval=...; see llm_dynamics/facts/arms.py"
+            )
+        text = _KNOWN[name]
+    elif not name or name in ARMS:
+        raise UserError(f"expected a name of its own before the colon of {entry!r} in facts.arms")
+    wording, *settings = text.split("/")
+    if wording not in WORDINGS:
+        raise UserError(
+            f"unknown wording {wording!r} of arm {name!r}; {nearest(wording, WORDINGS)}"
+        )
+    values = {
+        "spacing": "fixed",
+        "start": config.start,
+        "interval": config.interval,
+        "encounters": config.encounters,
+        "ratio": 2.0,
+        "exponent": 1.0,
+    }
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        if key not in values:
+            raise UserError(f"unknown setting {key!r} of arm {name!r}; {nearest(key, values)}")
+        try:
+            values[key] = type(values[key])(value)
+        except ValueError:
+            raise UserError(f"expected a number for {key} of arm {name!r}, got {value!r}") from None
+    if values["spacing"] not in SPACINGS:
+        raise UserError(
+            f"unknown spacing {values['spacing']!r} of arm {name!r}; "
+            f"{nearest(values['spacing'], SPACINGS)}"
+        )
+    for key, least in (
+        ("start", 0),
+        ("interval", 1),
+        ("encounters", 1),
+        ("ratio", 1),
+        ("exponent", 0),
+    ):
+        if not values[key] >= least:
+            raise UserError(
+                f"expected {key} of arm {name!r} of at least {least}, got {values[key]}"
+            )
+    return Arm(name, wording, **values)
 
 
 def load_facts(config: FactsConfig) -> tuple[Fact, ...]:
@@ -102,16 +262,32 @@ def load_facts(config: FactsConfig) -> tuple[Fact, ...]:
     return facts[: config.num_facts]
 
 
+def block_of(facts: Sequence[Fact], config: FactsConfig) -> dict[str, int]:
+    """The block of every fact by its name: equal parts in the order of the facts."""
+    size = len(facts) // config.blocks
+    return {fact.name: i // size for i, fact in enumerate(facts)}
+
+
 def assign_arms(facts: Sequence[Fact], config: FactsConfig) -> dict[str, str]:
     """The arm of every fact by its name, in the order of the facts.
 
-    Random assignment shuffles the facts within each kind and deals the arms out in turn, so that
-    arms of equal size differ by at most one fact of any kind. Ordered assignment gives the first
-    facts to the first arm and so on.
+    Random assignment shuffles the facts within each kind and deals the arms out in turn, block by
+    block, so that arms of equal size differ by at most one fact of any kind. Ordered assignment
+    gives the first facts to the first arm and so on.
     """
-    count, arms = len(facts), config.arms
-    sizes = config.sizes or [count // len(arms) + (i < count % len(arms)) for i in range(len(arms))]
-    blocks = [(arm, j / size) for arm, size in zip(arms, sizes, strict=True) for j in range(size)]
+    blocks = block_of(facts, config)
+    arm_of: dict[str, str] = {}
+    for block in range(config.blocks):
+        members = [fact for fact in facts if blocks[fact.name] == block]
+        arm_of |= _assign_block(members, config, block)
+    return {fact.name: arm_of[fact.name] for fact in facts}
+
+
+def _assign_block(facts: Sequence[Fact], config: FactsConfig, block: int) -> dict[str, str]:
+    count, names = len(facts), config.names
+    sizes = [size // config.blocks for size in config.sizes]
+    sizes = sizes or [count // len(names) + (i < count % len(names)) for i in range(len(names))]
+    slots = [(i, j / size) for i, size in enumerate(sizes) for j in range(size)]
     if config.assignment == "ordered":
         order: Sequence[Fact] = facts
     else:
@@ -119,82 +295,10 @@ def assign_arms(facts: Sequence[Fact], config: FactsConfig) -> dict[str, str]:
         order = [
             fact
             for kind in kinds
-            for fact in shuffled([f for f in facts if f.kind == kind], config.seed, "arms", kind)
-        ]
-        blocks.sort(key=lambda slot: slot[1])  # stable: arms in turn
-    arm_of = {fact.name: arm for fact, (arm, _) in zip(order, blocks, strict=True)}
-    return {fact.name: arm_of[fact.name] for fact in facts}
-
-
-def window_from_beta1(beta1: float) -> int:
-    """The smallest t >= 1 with beta1^t <= 0.0052: how long an update echoes in Adam's momentum.
-
-    0.9 gives 50 as published (footnotes 2 and 3: 1 without momentum).
-    """
-    if not 0 <= beta1 < 1:
-        raise UserError(f"expected beta1 in [0, 1), got {beta1}")
-    if beta1 <= REMAINDER:
-        return 1
-    return math.ceil(math.log(REMAINDER) / math.log(beta1))
-
-
-def resolve_window(config: FactsConfig, beta1: float) -> int:
-    """The window in steps: as given, else from `beta1`, but never beyond the next encounter."""
-    window = config.window or window_from_beta1(beta1)
-    return min(window, config.interval) if config.encounters > 1 else window
-
-
-def schedule(config: FactsConfig) -> dict[str, tuple[int, ...]]:
-    """The updates at which each arm meets its facts; the control's is empty."""
-    every = tuple(config.start + i * config.interval for i in range(config.encounters))
-    steps = {"duplication": every, "paraphrase": every, "once": every[:1], "control": ()}
-    return {arm: steps[arm] for arm in config.arms}
-
-
-def check_schedule(config: FactsConfig, steps: int, beta1: float = 0.9) -> None:
-    """Refuses a schedule whose last maximum cannot be seen within a run of `steps` updates.
-
-    Raises:
-      UserError: with the numbers.
-    """
-    window = resolve_window(config, beta1)
-    last = max((step for times in schedule(config).values() for step in times), default=0)
-    if last + window > steps:
-        raise UserError(
-            f"expected the last encounter and its window to fit into {steps} steps, got update "
-            f"{last} (facts.start {config.start} + {config.encounters - 1} x facts.interval "
-            f"{config.interval}) + {window} = {last + window}; lengthen the run or lower "
-            "facts.encounters, facts.interval or facts.start"
-        )
-
-
-def injections(
-    facts: Sequence[Fact], arms: Mapping[str, str], config: FactsConfig
-) -> tuple[Injection, ...]:
-    """Every insertion in the order of steps, then of facts.
-
-    Labels: fact, arm, encounter (from 0) and wording (0 = the original).
-
-    Raises:
-      UserError: a fact of the paraphrase arm with too few wordings for its encounters.
-    """
-    times = schedule(config)
-    planned = []
-    for fact in facts:
-        arm = arms[fact.name]
-        if arm == "paraphrase" and len(fact.wordings) < len(times[arm]):
-            raise UserError(
-                f"expected {len(times[arm]) - 1} paraphrases of fact {fact.name!r} in the "
-                f"paraphrase arm, got {len(fact.paraphrases)}; lower facts.encounters, give more "
-                "wordings, or leave the arm out of facts.arms"
+            for fact in shuffled(
+                [f for f in facts if f.kind == kind], config.seed, "arms", block, kind
             )
-        for encounter, step in enumerate(times[arm]):
-            wording = encounter if arm == "paraphrase" else 0
-            labels = {
-                "fact": fact.name,
-                "arm": arm,
-                "encounter": str(encounter),
-                "wording": str(wording),
-            }
-            planned.append(Injection(step, fact.wordings[wording], fact.name, labels))
-    return tuple(sorted(planned, key=lambda injection: injection.step))
+        ]
+        slots.sort(key=lambda slot: slot[1])  # stable: arms in turn
+    turned = [(i + config.rotation) % len(names) for i, _ in slots]
+    return {fact.name: names[i] for fact, i in zip(order, turned, strict=True)}

@@ -3,7 +3,7 @@
 Axes: S recorded steps, P probes of the cell, U encounters, T offsets after the last maximum.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from llm_dynamics.facts.facts import DEPTHS
 
 CONTROL = "control"
 _LABELS = ("fact", "arm", "depth", "attribute")
+_OPTIONAL = ("candidates", "encounters", "block")
 
 
 class Table(NamedTuple):
@@ -26,7 +27,7 @@ class Table(NamedTuple):
     loglik_SxP: np.ndarray
     greedy_P: np.ndarray  # at the last step
     rank_P: np.ndarray  # at the last step, of the first token; 1 is best
-    labels: dict[str, np.ndarray]  # fact, arm, depth, attribute, and candidates where known
+    labels: dict[str, np.ndarray]  # fact, arm, depth, attribute, and those of _OPTIONAL it has
 
 
 @dataclass(frozen=True)
@@ -35,22 +36,27 @@ class Cell:
 
     Attributes:
       arm, depth: labels of the probes.
-      encounters: the schedule, updates.
       fact_P: each probe's fact.
+      last: the earliest last encounter of any of its facts.
       change_SxP: scores less those before the first encounter, at every recorded step.
-      effectivity_UxP: gain of each encounter (Eq. 2).
+      effectivity_UxP: gain of each encounter (Eq. 2); NaN beyond a fact's last one.
       offsets_T: steps after the last maximum.
       gain_TxP: scores there less those before the first encounter.
     """
 
     arm: str
     depth: str
-    encounters: tuple[int, ...]
     fact_P: tuple[str, ...]
+    last: int
     change_SxP: np.ndarray
     effectivity_UxP: np.ndarray
     offsets_T: np.ndarray
     gain_TxP: np.ndarray
+
+    @property
+    def effectivity_P(self) -> np.ndarray:
+        """Mean over the encounters of each probe's fact."""
+        return np.nanmean(self.effectivity_UxP, axis=0)
 
 
 def read_table(log: xr.Dataset) -> Table:
@@ -83,7 +89,7 @@ def read_table(log: xr.Dataset) -> Table:
             "diverged or the log is damaged"
         )
     final = scores.isel(step=int(np.flatnonzero(written_S)[-1]))
-    names = [*_LABELS, *(["candidates"] if "candidates" in log.coords else [])]
+    names = [*_LABELS, *(name for name in _OPTIONAL if name in log.coords)]
     return Table(
         steps_S,
         log["tokens"].values[written_S].astype(np.int64),
@@ -108,26 +114,63 @@ def select(table: Table, arm: str, depth: str) -> np.ndarray:
     return np.flatnonzero((table.labels["arm"] == arm) & (table.labels["depth"] == depth))
 
 
-def cut(table: Table, arm: str, depth: str, encounters: Sequence[int], window: int) -> Cell | None:
+def times_of(table: Table, arm: str, schedule: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """Updates of the encounters of each fact of an arm, in the order of their first probe.
+
+    From the log's label `encounters` where it has one, else the arm's schedule.
+    """
+    probes = np.flatnonzero(table.labels["arm"] == arm)
+    own = table.labels.get("encounters", np.full(len(table.labels["arm"]), ""))
+    return {
+        str(table.labels["fact"][p]): tuple(map(int, own[p].split())) or tuple(schedule)
+        for p in probes
+    }
+
+
+def cut(
+    table: Table, arm: str, depth: str, times: Mapping[str, Sequence[int]], window: int
+) -> Cell | None:
     """The cell of an arm at a depth, or None when it has no probes.
+
+    Args:
+      times: fact -> updates of its encounters.
+      window: of the maxima; that of an encounter ends at the next one at the latest.
 
     Raises:
       UserError: steps that the measures need and the log lacks.
     """
     probes = select(table, arm, depth)
-    if not probes.size or not len(encounters):
+    if not probes.size:
         return None
-    loglik_SxP, steps_S = table.loglik_SxP[:, probes], table.steps_S
-    offsets_T = measures.common_offsets(steps_S, encounters, window)
+    facts = table.labels["fact"][probes].tolist()
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for p, fact in enumerate(facts):
+        groups.setdefault(tuple(times[fact]), []).append(p)
+    last = max(group[-1] for group in groups)
+    offsets_T = measures.common_offsets(table.steps_S, [last], window)
+    most = max(map(len, groups))
+    change_SxP = np.empty((len(table.steps_S), len(probes)))
+    effectivity_UxP = np.full((most, len(probes)), np.nan)
+    gain_TxP = np.empty((len(offsets_T), len(probes)))
+    for group, members in groups.items():
+        loglik_SxP = table.loglik_SxP[:, probes[members]]
+        change_SxP[:, members] = measures.change(loglik_SxP, table.steps_S, group[0])
+        for u, (start, end) in enumerate(zip(group, [*group[1:], None], strict=True)):
+            reach = window if end is None else min(window, end - start)
+            found_1xP = measures.effectivity(loglik_SxP, table.steps_S, [start], reach)
+            effectivity_UxP[u, members] = found_1xP[0]
+        gain_TxP[:, members] = measures.after_last_maximum(
+            loglik_SxP, table.steps_S, group, window, offsets_T
+        )
     return Cell(
         arm=arm,
         depth=depth,
-        encounters=tuple(encounters),
-        fact_P=tuple(table.labels["fact"][probes].tolist()),
-        change_SxP=measures.change(loglik_SxP, steps_S, encounters[0]),
-        effectivity_UxP=measures.effectivity(loglik_SxP, steps_S, encounters, window),
+        fact_P=tuple(facts),
+        last=min(group[-1] for group in groups),
+        change_SxP=change_SxP,
+        effectivity_UxP=effectivity_UxP,
         offsets_T=offsets_T,
-        gain_TxP=measures.after_last_maximum(loglik_SxP, steps_S, encounters, window, offsets_T),
+        gain_TxP=gain_TxP,
     )
 
 

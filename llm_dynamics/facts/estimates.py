@@ -24,7 +24,8 @@ class Study:
     Attributes:
       table: the log as arrays.
       arms, depths: in the order of report, the control last.
-      schedule: arm -> updates of its encounters.
+      schedule: injected arm -> updates of its encounters; of facts with times of their own the
+        log says them.
       window: steps after an encounter in which its maximum is sought.
       weights: arm -> R x K.
     """
@@ -37,9 +38,22 @@ class Study:
     weights: Mapping[str, np.ndarray]
 
     def cell(self, arm: str, depth: str, schedule_of: str | None = None) -> Cell | None:
-        """The cell of an arm, seen on its own schedule or that of another arm."""
-        times = self.schedule[schedule_of or arm]
+        """The cell of an arm, seen on its own encounters or those of another arm's facts.
+
+        The control, which has none, is seen on those of the arm with most encounters.
+        """
+        times = self._times(arm)
+        if arm == CONTROL or schedule_of is not None:
+            other = list(self._times(schedule_of or self._busiest()).values())
+            times = {fact: other[i % len(other)] for i, fact in enumerate(times)}
         return cells.cut(self.table, arm, depth, times, self.window)
+
+    def _times(self, arm: str) -> dict[str, tuple[int, ...]]:
+        return cells.times_of(self.table, arm, self.schedule.get(arm, ()))
+
+    def _busiest(self) -> str:
+        injected = [arm for arm in self.arms if arm != CONTROL]
+        return max(injected, key=lambda arm: max(map(len, self._times(arm).values())))
 
     def mean(self, cell: Cell, values_TxP: np.ndarray, kept_TxP=None) -> Estimate:
         """Mean over the probes of a cell, facts resampled."""
@@ -47,22 +61,22 @@ class Study:
 
 
 def open_study(log, schedule, window: int, seed: int, resamples: int) -> Study:
-    """Checks a log against a schedule; the control is seen on the schedule with most encounters.
+    """Checks a log against a schedule.
 
     Raises:
       UserError: an arm of the log without encounters, or an unusable log.
     """
     table = cells.read_table(log)
     arms, depths = cells.arms_and_depths(table)
-    times = {arm: tuple(schedule.get(arm, ())) for arm in arms}
-    if CONTROL in times:
-        times[CONTROL] = tuple(max(schedule.values(), key=len, default=()))
+    times = {arm: tuple(schedule.get(arm, ())) for arm in arms if arm != CONTROL}
     for arm, steps in times.items():
-        if not steps:
+        if not all(cells.times_of(table, arm, steps).values()):
             raise UserError(
                 f"expected the encounter steps of arm {arm!r} of the probe log, got a schedule of "
                 f"{', '.join(schedule) or 'no arm'}"
             )
+    if not times:
+        raise UserError(f"expected an injected arm in the probe log, got {', '.join(arms)}")
     weights = replicate_weights(cells.facts_of_arms(table), seed, resamples)
     return Study(table, tuple(arms), tuple(depths), times, window, weights)
 
@@ -79,17 +93,18 @@ def gain_at_end(study: Study, cell: Cell) -> Estimate:
 
 def effectivity(study: Study, cell: Cell) -> Estimate:
     """Mean over probes and encounters."""
-    return study.mean(cell, cell.effectivity_UxP.mean(axis=0))
+    return study.mean(cell, cell.effectivity_P)
 
 
 def published_effectivity(study: Study, cell: Cell) -> tuple[Estimate, int, int]:
     """The same without outliers, one filter over probes and encounters; values kept, and all."""
-    flat = cell.effectivity_UxP.reshape(-1)
-    keep_UxP = measures.interquartile_keep(flat, OUTLIERS).reshape(cell.effectivity_UxP.shape)
+    met_UxP = np.isfinite(cell.effectivity_UxP)
+    keep_UxP = met_UxP.copy()
+    keep_UxP[met_UxP] = measures.interquartile_keep(cell.effectivity_UxP[met_UxP], OUTLIERS)
     # Averaged within each probe first, its kept encounters as the weight.
     count_P = keep_UxP.sum(axis=0)
-    mean_P = (cell.effectivity_UxP * keep_UxP).sum(axis=0) / np.maximum(count_P, 1)
-    return study.mean(cell, mean_P, count_P), int(keep_UxP.sum()), keep_UxP.size
+    mean_P = np.where(keep_UxP, cell.effectivity_UxP, 0.0).sum(axis=0) / np.maximum(count_P, 1)
+    return study.mean(cell, mean_P, count_P), int(keep_UxP.sum()), int(met_UxP.sum())
 
 
 def published_curve(study: Study, cell: Cell) -> Estimate | None:

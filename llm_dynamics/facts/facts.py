@@ -36,10 +36,28 @@ class Fact:
         return (self.passage, *self.paraphrases)
 
 
-def label_arms(facts: Sequence[Fact], arms: Mapping[str, str]) -> tuple[Probe, ...]:
-    """The probes of all facts, in order, with the label `arm` taken from `arms[fact name]`."""
+def label_arms(
+    facts: Sequence[Fact],
+    arms: Mapping[str, str],
+    times: Mapping[str, Sequence[int]] | None = None,
+    blocks: Mapping[str, int] | None = None,
+) -> tuple[Probe, ...]:
+    """The probes of all facts, in order, labelled with what is done to their fact.
+
+    Labels: `arm` from `arms[fact name]`; where given, `encounters` from `times` (the updates,
+    separated by spaces) and `block` from `blocks`.
+    """
+
+    def labels(fact: Fact) -> dict[str, str]:
+        found = {"arm": arms[fact.name]}
+        if times is not None:
+            found["encounters"] = " ".join(map(str, times[fact.name]))
+        if blocks is not None:
+            found["block"] = str(blocks[fact.name])
+        return found
+
     return tuple(
-        dataclasses.replace(probe, labels={**probe.labels, "arm": arms[fact.name]})
+        dataclasses.replace(probe, labels={**probe.labels, **labels(fact)})
         for fact in facts
         for probe in fact.probes
     )

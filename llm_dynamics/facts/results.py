@@ -184,7 +184,7 @@ def _forgetting(
     else:
         curve = estimates.subtracted_curve(study, cell, control)
         note = _NO_CONTROL if curve is None else _doubt(kept["gain_at_last_maximum"])
-    if measures.between_rows(study.table.steps_S, cell.encounters):
+    if measures.between_rows(study.table.steps_S, [cell.last]):
         note = "; ".join(filter(None, (note, "between recorded steps: interpolated linearly")))
     rows = []
     chosen = {t for t in (*TIMES, int(offsets_T[-1])) if t in offsets_T and t > 0}

@@ -1,12 +1,13 @@
 """The page of a facts study: what was asked, what was run, what was learned and what was kept."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llm_dynamics.facts.arms import ARMS
+from llm_dynamics.data.injection import Injection
 from llm_dynamics.facts.cells import CONTROL
 from llm_dynamics.facts.curves import Curves, Gain, compute_curves
 from llm_dynamics.facts.facts import DEPTHS, Fact
@@ -38,9 +39,12 @@ class FactsStudy:
     """What the page says beyond the run folder; all of it follows from the spec alone.
 
     Attributes:
-      schedule: arm -> updates of its encounters, in the order of the page; the control's is empty.
+      schedule: arm -> updates of its encounters, in the order of the page; empty for the control
+        and where facts have times of their own.
       window: steps after an encounter in which its maximum is sought.
       facts, arms: the facts, and the arm of each by its name.
+      injections: every text the model is given, in order.
+      treatments: arm -> what is done to its facts, in words.
       model: (what, value) rows: name, parameters, shape.
       question: one or two sentences.
       cautions: what makes the arms unequal besides their treatment, a clause each.
@@ -53,6 +57,8 @@ class FactsStudy:
     window: int
     facts: Sequence[Fact]
     arms: Mapping[str, str]
+    injections: Sequence[Injection] = ()
+    treatments: Mapping[str, str] = field(default_factory=dict)
     model: Sequence[tuple[str, Any]] = ()
     question: str = facts_words.QUESTION
     cautions: Sequence[str] = field(default_factory=tuple)
@@ -145,12 +151,13 @@ def _cards(gains, by_name, depth: str, study: FactsStudy) -> tuple[Card, ...]:
     cards = []
     for arm in arms:
         row = by_name.get(f"{arm}/{depth}/{GAIN}/subtracted", {})
-        label, note = f"{arm}: gain beyond the control", ARMS.get(arm, "")
+        label, note = f"{arm}: gain beyond the control", study.treatments.get(arm, "")
         if missing(row.get("value")):
             row = by_name[f"{arm}/{depth}/{GAIN}/raw"]
             label, note = f"{arm}: raw gain, no control", "how much of it is the fact is not known"
         cards.append(_card(label, row, f"{note}; {number(row['n'])} facts", palette[arm]))
-    busiest = max(arms, key=lambda arm: len(study.schedule.get(arm, ())))
+    met = Counter(injection.labels["arm"] for injection in study.injections)
+    busiest = max(arms, key=lambda arm: met[arm])
     more = (
         (
             f"{busiest}/{depth}/{GAIN}/control",

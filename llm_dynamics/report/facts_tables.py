@@ -3,7 +3,6 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from llm_dynamics.facts.arms import ARMS
 from llm_dynamics.facts.facts import DEPTHS, Fact
 from llm_dynamics.report import facts_words
 from llm_dynamics.report.numbers import estimate, number
@@ -30,19 +29,20 @@ def doses(study: Any, given: Mapping[str, Mapping[str, Any]]) -> Table:
     rows = []
     for arm in _arms(study):
         facts = sum(a == arm for a in study.arms.values())
-        times = study.schedule.get(arm, ())
         dose = given.get(arm, {})
+        times = [i.step for i in study.injections if i.labels["arm"] == arm]
+        each = len(times) / facts if facts else 0
         rows.append(
             (
                 arm,
-                ARMS.get(arm, ""),
+                study.treatments.get(arm, ""),
                 Cell(number(facts), facts),
-                Cell(number(len(times)), len(times)),
+                Cell(number(each), each),
                 *(_dose_cell(dose, key) for key, _ in _DOSES),
                 _span(times),
             )
         )
-    caption = "Dose of every arm over the whole run (encounters: of each fact)"
+    caption = "Dose of every arm over the whole run (encounters: of each fact, on average)"
     return Table(caption, columns, tuple(rows), columns[2:])
 
 
@@ -99,12 +99,13 @@ def examples(study: Any) -> Section:
 
 
 def _example(fact: Fact, arm: str, study: Any) -> Fold:
-    times = study.schedule.get(arm, ())
-    used = fact.wordings[: len(times)] if arm == "paraphrase" else fact.wordings[:1]
-    quotes = tuple(
-        Quote(text, _when(arm, i, times) + (f" · {study.source}" if study.source else ""))
-        for i, text in enumerate(used)
-    )
+    times: dict[str, list[int]] = {}
+    for injection in study.injections:
+        if injection.labels["fact"] == fact.name:
+            times.setdefault(injection.text, []).append(injection.step)
+    source = f" · {study.source}" if study.source else ""
+    quotes = tuple(Quote(text, _when(steps) + source) for text, steps in times.items())
+    quotes = quotes or (Quote(fact.passage, "never shown to the model" + source),)
     order = {depth: i for i, depth in enumerate(DEPTHS)}
     probes = sorted(fact.probes, key=lambda p: order.get(p.labels.get("depth", ""), len(order)))
     table = Table(
@@ -116,11 +117,7 @@ def _example(fact: Fact, arm: str, study: Any) -> Fold:
     return Fold(f"{arm}: {fact.name}", (*quotes, table))
 
 
-def _when(arm: str, wording: int, times: Sequence[int]) -> str:
-    if not times:
-        return "never shown to the model"
-    if arm == "paraphrase":
-        return f"wording {wording + 1}, update {number(times[wording])}"
+def _when(times: Sequence[int]) -> str:
     listed = ", ".join(map(number, times))
     return f"the same words at updates {listed}" if len(times) > 1 else f"update {listed}"
 
@@ -128,7 +125,8 @@ def _when(arm: str, wording: int, times: Sequence[int]) -> str:
 def _span(times: Sequence[int]) -> str:
     if not times:
         return "never"
-    return f"{number(times[0])} to {number(times[-1])}" if len(times) > 1 else number(times[0])
+    first, last = min(times), max(times)
+    return f"{number(first)} to {number(last)}" if last > first else number(first)
 
 
 def _dose_cell(dose: Mapping[str, Any], key: str) -> Cell:

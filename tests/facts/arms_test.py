@@ -11,11 +11,13 @@ from llm_dynamics import spec
 from llm_dynamics.data.tokenizers import load_tokenizer
 from llm_dynamics.errors import UserError
 from llm_dynamics.facts import arms as arms_lib
-from llm_dynamics.facts import dose
+from llm_dynamics.facts import dose, timetable
+from llm_dynamics.facts import injections as injections_lib
 from llm_dynamics.facts.arms import FactsConfig
 from llm_dynamics.facts.audit import audit
 from llm_dynamics.facts.facts import Fact, label_arms
 from llm_dynamics.facts.generator import generate
+from llm_dynamics.facts.injections import injections
 from llm_dynamics.probe.probes import Probe
 
 PAPER = FactsConfig(
@@ -29,12 +31,12 @@ PAPER = FactsConfig(
 class WindowTest(parameterized.TestCase):
     @parameterized.parameters((0.9, 50), (0.0, 1), (0.8, 24), (0.95, 103), (0.001, 1))
     def test_window_from_beta1(self, beta1, window):
-        self.assertEqual(arms_lib.window_from_beta1(beta1), window)
+        self.assertEqual(timetable.window_from_beta1(beta1), window)
 
     def test_never_reaches_beyond_the_next_encounter(self):
-        self.assertEqual(arms_lib.resolve_window(FactsConfig(interval=30), 0.9), 30)
-        self.assertEqual(arms_lib.resolve_window(FactsConfig(interval=30, encounters=1), 0.9), 50)
-        self.assertEqual(arms_lib.resolve_window(FactsConfig(window=7), 0.9), 7)
+        self.assertEqual(timetable.resolve_window(FactsConfig(interval=30), 0.9), 30)
+        self.assertEqual(timetable.resolve_window(FactsConfig(interval=30, encounters=1), 0.9), 50)
+        self.assertEqual(timetable.resolve_window(FactsConfig(window=7), 0.9), 7)
 
 
 class AssignmentTest(parameterized.TestCase):
@@ -73,10 +75,85 @@ class AssignmentTest(parameterized.TestCase):
             self.assertEqual(probe.labels["arm"], arm_of[probe.labels["fact"]])
 
 
+class BlocksTest(parameterized.TestCase):
+    def test_each_block_is_balanced_and_drawn_anew(self):
+        facts = generate(36)
+        config = FactsConfig(num_facts=36, blocks=3)
+        arms, blocks = arms_lib.assign_arms(facts, config), arms_lib.block_of(facts, config)
+        counts = collections.Counter((blocks[f.name], arms[f.name]) for f in facts)
+        self.assertEqual(set(counts.values()), {3})
+        orders = {tuple(arms[f.name] for f in facts if blocks[f.name] == b) for b in range(3)}
+        self.assertLen(orders, 3)
+
+    def test_rotations_are_a_latin_square(self):
+        facts = generate(24)
+        runs = [
+            arms_lib.assign_arms(facts, FactsConfig(num_facts=24, blocks=2, rotation=r))
+            for r in range(4)
+        ]
+        for fact in facts:
+            self.assertLen({run[fact.name] for run in runs}, 4)
+
+
+class TimetableTest(parameterized.TestCase):
+    def _times(self, arm, **changes):
+        config = FactsConfig(num_facts=8, arms=(arm, "control"), seed=3, **changes)
+        facts = generate(8)
+        arms = arms_lib.assign_arms(facts, config)
+        times = timetable.timetable(facts, arms, config)
+        return config, [times[name] for name, given in arms.items() if given != "control"]
+
+    @parameterized.parameters(
+        ("a:same/start=5/interval=10/encounters=4", (5, 15, 25, 35)),
+        ("a:same/spacing=geometric/start=5/interval=10/encounters=4", (5, 15, 35, 75)),
+        ("a:same/spacing=geometric/ratio=3/start=0/interval=1/encounters=4", (0, 1, 4, 13)),
+    )
+    def test_shared_times(self, arm, expected):
+        config, times = self._times(arm)
+        self.assertEqual(set(times), {expected})
+        self.assertEqual(timetable.schedule(config), {"a": expected, "control": ()})
+        self.assertEqual(timetable.last_encounter(config), expected[-1])
+
+    def test_random_times_are_of_each_fact_and_within_the_span(self):
+        arm = "a:same/spacing=random/start=50/interval=10/encounters=6"
+        config, times = self._times(arm)
+        self.assertLen(set(times), 4)
+        for found in times:
+            self.assertLen(set(found), 6)
+            self.assertTrue(min(found) >= 50 and max(found) < 110 and sorted(found) == list(found))
+        self.assertEqual(timetable.schedule(config)["a"], ())
+        self.assertEqual(
+            self._times("a:same/spacing=random/start=50/interval=10/encounters=6")[1], times
+        )
+
+    def test_zipf_counts(self):
+        _, times = self._times("a:same/spacing=zipf/start=0/interval=10/encounters=12")
+        self.assertEqual([len(found) for found in times], [12, 6, 4, 3])
+        _, times = self._times("a:same/spacing=zipf/exponent=2/interval=10/encounters=12")
+        self.assertEqual([len(found) for found in times], [12, 3, 1, 1])
+
+
+class TextsTest(parameterized.TestCase):
+    def test_permuted_keeps_the_sentences(self):
+        fact = generate(1)[0]
+        texts = injections_lib.texts_of(fact, "permuted", 5)
+        self.assertEqual(texts[0], fact.passage)
+        self.assertGreater(len(set(texts)), 1)
+        parts = {tuple(sorted(text.rstrip(".").split(". "))) for text in texts}
+        self.assertLen(parts, 1)
+
+    def test_questions_hold_every_answer(self):
+        fact = generate(1)[0]
+        (text, same) = injections_lib.texts_of(fact, "question", 2)
+        self.assertEqual(text, same)
+        for probe in fact.probes:
+            self.assertIn(f"Answer: {probe.target}.", text)
+
+
 class InjectionTest(parameterized.TestCase):
     def test_paper_preset(self):
         facts = generate(130)
-        planned = arms_lib.injections(facts, arms_lib.assign_arms(facts, PAPER), PAPER)
+        planned = injections(facts, arms_lib.assign_arms(facts, PAPER), PAPER)
         counts = collections.Counter(i.step for i in planned)
         want = {0: 120} | {100 * i: 80 for i in range(1, 10)}
         self.assertEqual(counts, want)
@@ -91,7 +168,7 @@ class InjectionTest(parameterized.TestCase):
         config = FactsConfig(num_facts=8, start=7, interval=20, encounters=4)
         facts = generate(8)
         arm_of = arms_lib.assign_arms(facts, config)
-        planned = arms_lib.injections(facts, arm_of, config)
+        planned = injections(facts, arm_of, config)
         for fact in facts:
             mine = [i for i in planned if i.name == fact.name]
             texts, steps = [i.text for i in mine], [i.step for i in mine]
@@ -110,21 +187,21 @@ class InjectionTest(parameterized.TestCase):
     def test_schedule_of_each_arm(self):
         config = FactsConfig(start=3, interval=10, encounters=3)
         self.assertEqual(
-            arms_lib.schedule(config),
+            timetable.schedule(config),
             {"duplication": (3, 13, 23), "paraphrase": (3, 13, 23), "once": (3,), "control": ()},
         )
 
     def test_schedule_must_fit_the_run(self):
         config = FactsConfig(start=5, interval=100, encounters=10)
-        arms_lib.check_schedule(config, 955)
+        timetable.check_schedule(config, 955)
         with self.assertRaisesRegex(UserError, r"into 954 steps, got update 905 .*\+ 50 = 955"):
-            arms_lib.check_schedule(config, 954)
+            timetable.check_schedule(config, 954)
 
     def test_too_few_wordings(self):
         config = FactsConfig(num_facts=4, encounters=4, paraphrases=2)
         facts = generate(4, num_paraphrases=2)
         with self.assertRaisesRegex(UserError, "expected 3 paraphrases of fact .*, got 2"):
-            arms_lib.injections(facts, arms_lib.assign_arms(facts, config), config)
+            injections(facts, arms_lib.assign_arms(facts, config), config)
 
     @parameterized.parameters(
         ({"arms": "control"}, "at least one injected arm .*got only control"),
@@ -138,7 +215,25 @@ class InjectionTest(parameterized.TestCase):
         ({"interval": "0"}, "facts.interval of at least 1"),
         ({"encounters": "0"}, "facts.encounters of at least 1"),
         ({"start": "-1"}, "facts.start of at least 0"),
-        ({"window": "101"}, "facts.window of at most facts.interval = 100, got 101"),
+        (
+            {"arms": "often:same/intervall=3"},
+            "unknown setting 'intervall'.*'interval'",
+        ),
+        ({"arms": "often:sane"}, "unknown wording 'sane' of arm 'often'.*'same'"),
+        (
+            {"arms": "often:same/interval=x"},
+            "a number for interval of arm 'often', got 'x'",
+        ),
+        ({"arms": "often:same/interval=0"}, "interval of arm 'often' of at least 1, got 0"),
+        ({"arms": "often:same/spacing=fixd"}, "unknown spacing 'fixd'"),
+        ({"arms": "often:none"}, "at least one injected arm"),
+        ({"blocks": "7"}, "split into facts.blocks = 7"),
+        ({"blocks": "2", "assignment": "ordered"}, "expects facts.blocks=1"),
+        ({"rotation": "1", "num_facts": "30"}, "arms of equal size"),
+        (
+            {"window": "101"},
+            "at most the interval of arm duplication, 100, got 101",
+        ),
     )
     def test_bad_config(self, changes, message):
         with self.assertRaisesRegex(UserError, message):
@@ -149,7 +244,7 @@ def test_dose_is_even_for_generated_facts(tmp_path):
     config = FactsConfig(num_facts=40)
     facts = generate(40)
     arm_of = arms_lib.assign_arms(facts, config)
-    planned = arms_lib.injections(facts, arm_of, config)
+    planned = injections(facts, arm_of, config)
     tokenizer = load_tokenizer("bpe:600", lambda: (t for f in facts for t in f.wordings), tmp_path)
     report = dose.dose_report(planned, facts, arm_of, tokenizer)
     assert report["duplication"].insertions == 100 and report["duplication"].encounters == 10
@@ -174,7 +269,7 @@ def test_uneven_doses_are_warned_of():
     config = FactsConfig(num_facts=2, arms=("paraphrase", "duplication"), encounters=2)
     facts = (fact("a", "Short."), fact("b", "Short."))
     arm_of = arms_lib.assign_arms(facts, config)
-    report = dose.dose_report(arms_lib.injections(facts, arm_of, config), facts, arm_of)
+    report = dose.dose_report(injections(facts, arm_of, config), facts, arm_of)
     assert report["paraphrase"].coverage == 0.5 and report["paraphrase"].tokens is None
     found = dose.warnings(report)
     assert len(found) == 2

@@ -107,6 +107,9 @@ class FactsReportTest(parameterized.TestCase):
             for arm in ("duplication", "paraphrase", "once")
         ]
         wanted.append(by_name["duplication/memorization/gain_at_last_maximum/control"]["value"])
+        gains = [f"duplication/{d}/gain_at_last_maximum/subtracted" for d in invented_run.DEPTHS]
+        if any(by_name[name]["low"] > 0 for name in gains):
+            wanted.append(by_name["duplication/memorization/decay/subtracted/a"]["value"])
         self.assertEqual([float(card) for card in cards], wanted)
 
     @parameterized.parameters((-0.1, False), (0.1, True))

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from llm_dynamics.facts import results
-from llm_dynamics.facts.arms import FactsConfig, assign_arms, injections, schedule
+from llm_dynamics.facts.arms import FactsConfig, assign_arms
 from llm_dynamics.facts.dose import dose_report, warnings
 from llm_dynamics.facts.facts import Fact, label_arms
+from llm_dynamics.facts.injections import injections
+from llm_dynamics.facts.timetable import schedule
 from llm_dynamics.probe.log import ProbeLog, open_log
 from llm_dynamics.probe.probes import Probe
 from llm_dynamics.probe.scoring import MEASURES
@@ -97,6 +99,8 @@ def make_run(
         window=config.window,
         facts=facts,
         arms=arms,
+        injections=planned,
+        treatments={arm.name: arm.describe() for arm in config.treatments},
         model=(("model", "pocket-1m"), ("parameters", 1_312_768)),
         cautions=tuple(warnings(dose_report(planned, facts, arms))),
     )

@@ -1,0 +1,78 @@
+"""Cells whose facts have encounters of their own, against each fact by itself."""
+
+import numpy as np
+import xarray as xr
+from absl.testing import absltest
+
+from llm_dynamics.errors import UserError
+from llm_dynamics.facts import cells, estimates, measures
+
+WINDOW = 6
+TIMES = {"a": (3, 10, 12), "b": (5, 11), "c": (3, 10, 12)}  # 2 steps apart: a shorter window
+STEPS = 40
+
+
+def _log():
+    rng = np.random.default_rng(0)
+    facts = [*TIMES, *TIMES, "x", "y", "x", "y"]
+    arms = ["rare"] * 6 + ["control"] * 4
+    depth = ["memorization"] * 3 + ["semantic"] * 3 + ["memorization"] * 2 + ["semantic"] * 2
+    met = [" ".join(map(str, TIMES.get(fact, ()))) for fact in facts]
+    scores = rng.normal(size=(STEPS + 1, len(facts), 3)).astype(np.float32)
+    coords = {"fact": facts, "arm": arms, "depth": depth, "attribute": facts, "encounters": met}
+    return xr.Dataset(
+        {"score": (("step", "probe", "measure"), scores)},
+        {
+            "step": np.arange(STEPS + 1),
+            "tokens": ("step", np.arange(STEPS + 1) * 100),
+            "probe": [f"{fact}/{d}" for fact, d in zip(facts, depth, strict=True)],
+            "measure": ["logprob_mean", "greedy_match", "rank_first"],
+            **{key: ("probe", value) for key, value in coords.items()},
+        },
+    )
+
+
+class OwnTimesTest(absltest.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.study = estimates.open_study(_log(), {"rare": ()}, WINDOW, 0, 20)
+        self.table = self.study.table
+
+    def test_every_fact_as_by_itself(self):
+        cell = self.study.cell("rare", "semantic")
+        self.assertEqual((cell.fact_P, cell.last), (("a", "b", "c"), 11))
+        self.assertEqual(cell.effectivity_UxP.shape, (3, 3))
+        self.assertLen(cell.offsets_T, STEPS - 12 - WINDOW + 1)
+        for p, fact in enumerate(TIMES):
+            scores_S = self.table.loglik_SxP[:, 3 + p]
+            times = TIMES[fact]
+            np.testing.assert_array_equal(cell.change_SxP[:, p], scores_S - scores_S[times[0]])
+            for u, t in enumerate(times):
+                end = min([t + WINDOW, *times[u + 1 : u + 2]])
+                self.assertEqual(
+                    cell.effectivity_UxP[u, p], scores_S[t + 1 : end + 1].max() - scores_S[t]
+                )
+            self.assertTrue(np.isnan(cell.effectivity_UxP[len(times) :, p]).all())
+            at = times[-1] + 1 + scores_S[times[-1] + 1 : times[-1] + WINDOW + 1].argmax()
+            later_T = scores_S[at : at + len(cell.offsets_T)] - scores_S[times[0]]
+            np.testing.assert_allclose(cell.gain_TxP[:, p], later_T)
+        self.assertAlmostEqual(cell.effectivity_P[1], cell.effectivity_UxP[:2, 1].mean())
+
+    def test_the_control_borrows_the_times_in_turn(self):
+        control = self.study.cell("control", "memorization", "rare")
+        for p, fact in enumerate(("a", "b")):
+            scores_S = self.table.loglik_SxP[:, 6 + p]
+            expected = measures.change(scores_S[:, None], self.table.steps_S, TIMES[fact][0])
+            np.testing.assert_array_equal(control.change_SxP[:, p], expected[:, 0])
+
+    def test_an_arm_without_times_is_refused(self):
+        with self.assertRaisesRegex(UserError, "encounter steps of arm 'rare'"):
+            estimates.open_study(_log().drop_vars("encounters"), {}, WINDOW, 0, 20)
+
+    def test_the_label_goes_before_the_schedule(self):
+        times = cells.times_of(self.table, "rare", (1, 2))
+        self.assertEqual(times, TIMES)
+
+
+if __name__ == "__main__":
+    absltest.main()
