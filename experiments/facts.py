@@ -114,6 +114,16 @@ def check_cadence(spec: Spec, times: set[int], steps: np.ndarray) -> None:
 
 def run(spec: Spec, workdir: Path, command: str) -> Path:
     """Trains, probes, computes and reports; resumes what is there. Returns the report's path."""
+    folder, ready = learn(spec, workdir, command)
+    if jax.process_index() == 0:
+        analyse(spec, folder, ready.plan.tokens_per_step)
+        _log.info("drawing the report")
+        write_report(folder.path, study=page(spec, ready))
+    return folder.report
+
+
+def learn(spec: Spec, workdir: Path, command: str) -> tuple[RunFolder, Prepared]:
+    """Trains and probes to the end of the run; resumes what is there."""
     folder, ready = RunFolder(workdir), prepare(spec)
     device = jax.devices()[0]
     devices = f"{jax.device_count()} x {device.device_kind} ({device.platform})"
@@ -139,11 +149,7 @@ def run(spec: Spec, workdir: Path, command: str) -> Path:
             ready.steps * ready.plan.tokens_per_step,
         ),
     )
-    if jax.process_index() == 0:
-        analyse(spec, folder, ready.plan.tokens_per_step)
-        _log.info("drawing the report")
-        write_report(folder.path, study=page(spec, ready))
-    return folder.report
+    return folder, ready
 
 
 def analyse(spec: Spec, folder: RunFolder, tokens_per_step: int) -> None:
