@@ -63,7 +63,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["llm_dynamics*", "experiments*"]),
-    package_data={"": ["*.j2", "*.bib", "*.txt", "*.md", "*.css", "*.js"]},
+    package_data={"": ["*.j2", "*.json", "*.bib", "*.txt", "*.md", "*.css", "*.js"]},
     install_requires=INSTALL,
     extras_require=EXTRAS,
 )
