@@ -1,0 +1,117 @@
+"""The forecasts of a fitted law as results rows."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from llm_dynamics.facts.forecast import OF, accumulates, forecast, keep_at_least
+from llm_dynamics.facts.kernel import FORMS, UNITS, Kernel
+from llm_dynamics.facts.statistics import Interval
+
+_LAW = {
+    "power": "(1 + lag / onset)^-exponent",
+    "power_floor": "floor + (1 - floor) (1 + lag / onset)^-exponent",
+    "logarithm": "max(0, 1 - slope log10(1 + lag / onset))",
+}
+_MEANING = {
+    "effect": "control-subtracted gain of an encounter of a fact that holds nothing yet, at its "
+    "best moment",
+    "saturation": "fall of the log of what an encounter adds per nat already held",
+    "exponent": "of the decay",
+    "floor": "share of an encounter that is never forgotten",
+    "slope": "share of an encounter lost per factor of ten in lag",
+}
+
+
+def forecast_rows(
+    kernel: Kernel,
+    tokens_per_step: float,
+    schedules: Sequence[tuple[int, int, int]] = (),
+    levels: Sequence[float] = (),
+    every_tokens: float | None = None,
+    prefix: str = "forecast",
+) -> list[dict[str, Any]]:
+    """Parameters, forecasts, intervals that keep a level, and the threshold.
+
+    Args:
+      kernel: from `kernel_fit.fit`.
+      tokens_per_step: of its log.
+      schedules: (encounters, interval, steps after the last) to forecast.
+      levels: nats/token for `keep_at_least`.
+      every_tokens: tokens between encounters, for the batch size that keeps each level.
+      prefix: of the names, to tell arms and depths apart.
+
+    Returns:
+      Rows {name, value, low, high, unit, n, definition, note}; names read PREFIX/FORM/... What
+      does not exist or is infinite is None, `note` says why.
+    """
+    law = (
+        f"law of retention {_LAW[kernel.form]} with onset {kernel.onset:g} steps, rising with "
+        f"Adam's momentum (beta1 {kernel.beta1:g}), encounters superposed"
+    )
+    path, n = f"{prefix}/{kernel.form}", kernel.estimate(kernel.draws_RxQ).n
+    rows = []
+    for name in FORMS[kernel.form]:
+        found = kernel.parameter(name).interval()
+        what = f"{_MEANING[name]}; {law}"
+        note = kernel.doubts.get(name, "")
+        rows.append(_row(f"{path}/{name}", found, UNITS[name], n, what, note))
+    for name, value, what in (
+        ("residual", kernel.residual, "root mean square of the fitted points about the"),
+        ("fact_sd", kernel.fact_sd, "standard deviation of single facts' gains about the"),
+    ):
+        alone = Interval(*([x] for x in (value, math.nan, math.nan)))
+        row = _row(f"{path}/{name}", alone, "nats/token", n, f"{what} {law}", "has no interval")
+        rows.append(row)
+    for encounters, interval, after in schedules:
+        for of, what in OF.items():
+            one = forecast(kernel, encounters, interval, after, of)
+            rows.append(
+                _row(
+                    f"{path}/gain_{of}/{encounters}x{interval}+{after}",
+                    Interval([one.value], [one.low], [one.high]),
+                    "nats/token",
+                    n,
+                    f"forecast of the control-subtracted gain of {what}, {encounters} encounters "
+                    f"{interval} steps apart, {after} steps after the last; {law}",
+                    one.note,
+                )
+            )
+    for level in levels:
+        kept = keep_at_least(kernel, level, tokens_per_step, every_tokens)
+        what = f"a fact holds {level:g} nats/token just before its next encounter; {law}"
+        for unit, found in (("steps", kept.steps), ("tokens", kept.tokens)):
+            name = f"{path}/keep_{level:g}/interval_{unit}"
+            rows.append(_row(name, found, unit, n, f"longest interval at which {what}", kept.note))
+        if kept.batch_tokens is not None:
+            what = f"smallest batch with which, met once in {every_tokens:g} tokens, {what}"
+            name = f"{path}/keep_{level:g}/batch"
+            rows.append(_row(name, kept.batch_tokens, "tokens", n, what, kept.note))
+    threshold = accumulates(kernel, 1)
+    for unit, factor in (("steps", 1.0), ("tokens", tokens_per_step)):
+        found = Interval(*([v[0] * factor] for v in threshold.threshold))
+        what = f"interval between encounters beyond which nothing accumulates; {law}"
+        rows.append(_row(f"{path}/threshold_{unit}", found, unit, n, what, threshold.note))
+    return rows
+
+
+def _row(name: str, found: Interval, unit: str, n: int, definition: str, note: str):
+    """A value that is not finite becomes None, and so do both ends when one is not."""
+    value, low, high = (float(v[0]) for v in found)
+    notes = [note] if note else []
+    if not math.isfinite(value):
+        value = None
+    if value is None or not (math.isfinite(low) and math.isfinite(high)):
+        if math.isfinite(low) and high == math.inf:
+            notes.append(f"the interval starts at {low:.4g} and has no upper end")
+        low = high = None
+    return {
+        "name": name,
+        "value": value,
+        "low": low,
+        "high": high,
+        "unit": unit,
+        "n": n,
+        "definition": definition,
+        "note": "; ".join(notes),
+    }
