@@ -128,7 +128,7 @@ class DefinitionsTest(parameterized.TestCase):
     def test_equals_the_definitions_in_plain_loops(self, factor):
         rng = np.random.default_rng(3)
         steps, window = 160, 12
-        schedule = {"duplication": (5, 30, 55), "once": (5,), "control": ()}
+        schedule = {"duplication": (5, 30, 55), "once": (70,), "control": ()}
         labels = [
             (f"{arm}-{k}", arm, depth)
             for arm in schedule
@@ -145,7 +145,7 @@ class DefinitionsTest(parameterized.TestCase):
             [(c.arm, c.depth) for c in found],
             [(a, d) for a in ("duplication", "once") for d in ("memorization", "compositional")],
         )
-        end = steps - 1 - (55 + window)  # of the arm that is met last, for every arm
+        end = steps - 1 - (70 + window)  # of the arm that is met last, for every arm
         dropped = 0
         for cell in found:
             columns = [p for p, (_, *rest) in enumerate(labels) if rest == [cell.arm, cell.depth]]
