@@ -7,6 +7,7 @@ Axes: R replicates, I intervals, N encounters.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -123,6 +124,33 @@ def forecast(
     estimate = kernel.estimate(draws_R[:, None])
     value, low, high = (float(v[0]) for v in estimate.interval())
     return Forecast(value, low, high, of, decades, estimate.n, "; ".join(notes))
+
+
+def over_forms(
+    kernels: Sequence[Kernel], encounters: int, interval: int, after: int, of: str = "mean"
+) -> Forecast:
+    """The forecast of the law that fits best, with the interval that covers those of all laws.
+
+    Beyond the data the form matters more than its parameters: in simulations the interval of one
+    wrong form missed the truth half a decade on in most logs.
+
+    Raises:
+      UserError: no law, or as `forecast`.
+    """
+    if not kernels:
+        raise UserError("expected at least one law of retention, got none; fit one first")
+    found = [forecast(kernel, encounters, interval, after, of) for kernel in kernels]
+    best = found[int(np.argmin([kernel.residual for kernel in kernels]))]
+    forms = f"covers the intervals of {', '.join(kernel.form for kernel in kernels)}"
+    return Forecast(
+        **{
+            **vars(best),
+            "low": min(one.low for one in found),
+            "high": max(one.high for one in found),
+            "decades": max(one.decades for one in found),
+            "note": "; ".join(filter(None, (forms, best.note))),
+        }
+    )
 
 
 def keep_at_least(

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from llm_dynamics.facts.forecast import OF, accumulates, forecast, keep_at_least
+from llm_dynamics.facts.forecast import OF, accumulates, forecast, keep_at_least, over_forms
 from llm_dynamics.facts.kernel import FORMS, UNITS, Kernel
 from llm_dynamics.facts.statistics import Interval
 
@@ -24,18 +24,20 @@ _MEANING = {
 
 
 def forecast_rows(
-    kernel: Kernel,
+    kernels: Sequence[Kernel],
     tokens_per_step: float,
     schedules: Sequence[tuple[int, int, int]] = (),
     levels: Sequence[float] = (),
     every_tokens: float | None = None,
     prefix: str = "forecast",
 ) -> list[dict[str, Any]]:
-    """Parameters, forecasts, intervals that keep a level, and the threshold.
+    """Parameters, forecasts, intervals that keep a level, and the threshold, by each law.
+
+    Several laws of the same facts also give the forecasts with the interval over all of them.
 
     Args:
-      kernel: from `kernel_fit.fit`.
-      tokens_per_step: of its log.
+      kernels: from `kernel_fit.fit`, of different forms.
+      tokens_per_step: of their log.
       schedules: (encounters, interval, steps after the last) to forecast.
       levels: nats/token for `keep_at_least`.
       every_tokens: tokens between encounters, for the batch size that keeps each level.
@@ -44,7 +46,33 @@ def forecast_rows(
     Returns:
       Rows {name, value, low, high, unit, n, definition, note}; names read PREFIX/FORM/... What
       does not exist or is infinite is None, `note` says why.
+
+    Raises:
+      UserError: as `forecast` and `keep_at_least`.
     """
+    rows = []
+    for kernel in kernels:
+        rows += _of_law(kernel, tokens_per_step, schedules, levels, every_tokens, prefix)
+    for encounters, interval, after in schedules if len(kernels) > 1 else ():
+        for of, what in OF.items():
+            one = over_forms(kernels, encounters, interval, after, of)
+            rows.append(
+                _row(
+                    f"{prefix}/any_form/gain_{of}/{encounters}x{interval}+{after}",
+                    Interval([one.value], [one.low], [one.high]),
+                    "nats/token",
+                    one.n,
+                    f"forecast of the control-subtracted gain of {what}, {encounters} encounters "
+                    f"{interval} steps apart, {after} steps after the last; value of the law with "
+                    "the smallest residual, interval over all fitted laws",
+                    one.note,
+                )
+            )
+    return rows
+
+
+def _of_law(kernel: Kernel, tokens_per_step, schedules, levels, every_tokens, prefix):
+    """Rows of one law."""
     law = (
         f"law of retention {_LAW[kernel.form]} with onset {kernel.onset:g} steps, rising with "
         f"Adam's momentum (beta1 {kernel.beta1:g}), encounters superposed"
