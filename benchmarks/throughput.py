@@ -4,33 +4,24 @@
     python -m benchmarks.throughput --shapes=small --rounds=5
 
 The same architecture on both sides: learned positions, LayerNorm, GELU, biases, tied embeddings,
-packed rows without document masks, mean cross-entropy, AdamW with clipping at 1. Rounds
-alternate between the contestants, so a machine that drifts slows all of them; each figure is the
-median over rounds, each ratio the median of the ratios within a round.
+packed rows without document masks, mean cross-entropy, AdamW with clipping at 1. Every contestant
+is a process of its own, so that none works in a heap or beside threads of another, and all inherit
+this one's environment. Rounds alternate between the contestants, so a machine that drifts slows
+all of them; each figure is the median over rounds, each ratio the median of the ratios within a
+round. The matrix products of a step alone bound what any float32 step can gain over PyTorch here.
 """
 
+import importlib
+import multiprocessing
+import os
 import statistics
 import time
-from collections.abc import Callable
+from importlib.metadata import version
+from multiprocessing.connection import Connection
 
-import jax
-import numpy as np
-import torch
 from absl import app, flags
 
-from benchmarks.parts import breakdown
-from llm_dynamics.batch import Batch
-from llm_dynamics.model import sharding
-from llm_dynamics.model.config import ModelConfig
-from llm_dynamics.model.decoder import Decoder
-from llm_dynamics.optim.optimizer import OptimConfig, make_optimizer
-from llm_dynamics.train.state import abstract_state, init_state
-from llm_dynamics.train.step import make_train_step
-
-SHAPES = {
-    "small": {"width": 128, "num_layers": 4, "length": 128, "rows": 32, "vocab": 4096},
-    "large": {"width": 256, "num_layers": 6, "length": 256, "rows": 16, "vocab": 4096},
-}
+from benchmarks.shapes import SHAPES, product_flops
 
 _SHAPES = flags.DEFINE_multi_enum("shapes", ["small", "large"], list(SHAPES), "which shapes")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "rounds of every contestant")
@@ -38,170 +29,145 @@ _STEPS = flags.DEFINE_integer("steps", 4, "training steps of a round")
 _COMPILE = flags.DEFINE_bool("torch_compile", True, "also time torch.compile")
 _PARTS = flags.DEFINE_bool("parts", True, "also time the parts of our step")
 
+_COMPILED, _PRODUCTS = "torch float32 compiled", "products alone"
 
-def model_config(shape: dict, dtype: str) -> ModelConfig:
-    """Our side: a GPT-2-like decoder of the given shape."""
-    return ModelConfig(
-        vocab_size=shape["vocab"],
-        width=shape["width"],
-        num_layers=shape["num_layers"],
-        num_heads=shape["width"] // 32,
-        mlp_width=4 * shape["width"],
-        max_length=shape["length"],
-        position="learned",
-        mlp="gelu_tanh",
-        use_bias=True,
-        tie_embeddings=True,
-        compute_dtype=dtype,
-    )
+# Label -> module, the function in it that makes `train(steps)`, and its settings. Modules are
+# imported in the contestant's own process: this one loads neither JAX nor PyTorch.
+CONTESTANTS = {
+    "ours float32": ("benchmarks.ours", "trainer", {"dtype": "float32"}),
+    "ours bfloat16": ("benchmarks.ours", "trainer", {"dtype": "bfloat16"}),
+    "torch float32": ("benchmarks.theirs", "trainer", {}),
+    _COMPILED: ("benchmarks.theirs", "trainer", {"compiled": True}),
+    "torch bfloat16 autocast": ("benchmarks.theirs", "trainer", {"bfloat16": True}),
+    _PRODUCTS: ("benchmarks.theirs", "products", {}),
+}
 
 
-def batches(shape: dict, count: int = 4) -> list[Batch]:
-    """The same random tokens for every contestant."""
-    rng = np.random.default_rng(0)
-    size = (shape["rows"], shape["length"])
-    made = []
-    for _ in range(count):
-        tokens = rng.integers(0, shape["vocab"], (size[0], size[1] + 1)).astype(np.int32)
-        positions = np.tile(np.arange(size[1], dtype=np.int32), (size[0], 1))
-        ones = np.ones(size, np.int32)
-        made.append(Batch(tokens[:, :-1], tokens[:, 1:], ones, positions, ones.astype(np.float32)))
-    return made
+class Contestant:
+    """A process that trains so many steps when told to."""
 
+    def __init__(self, label: str, shape: dict):
+        """Starts the process and waits until it is warm.
 
-def ours(shape: dict, dtype: str) -> Callable[[int], None]:
-    """A function that trains for so many steps and waits."""
-    mesh = sharding.make_mesh(1, 1, 1, devices=jax.devices()[:1])
-    decoder = Decoder(model_config(shape, dtype))
-    optimizer = make_optimizer(OptimConfig(), lambda _: 1e-3)
-    abstract = abstract_state(decoder, optimizer, mesh)
-    step = make_train_step(decoder, optimizer, lambda _: 1e-3, mesh, abstract)
-    holder = {"state": init_state(decoder, optimizer, mesh, 0)}
-    data = [jax.device_put(b, sharding.batch_sharding(mesh)) for b in batches(shape)]
-
-    def train(steps: int) -> None:
-        with sharding.activate(mesh):
-            for k in range(steps):
-                holder["state"], metrics = step(holder["state"], data[k % len(data)])
-        jax.block_until_ready((holder["state"], metrics))
-
-    return train
-
-
-class TorchBlock(torch.nn.Module):
-    """A pre-norm GPT block as PyTorch users write it, with its fused attention."""
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.norm1, self.norm2 = torch.nn.LayerNorm(width), torch.nn.LayerNorm(width)
-        self.qkv, self.out = torch.nn.Linear(width, 3 * width), torch.nn.Linear(width, width)
-        self.up, self.down = torch.nn.Linear(width, 4 * width), torch.nn.Linear(4 * width, width)
-
-    def forward(self, h):
-        rows, length, width = h.shape
-        qkv = self.qkv(self.norm1(h)).view(rows, length, 3, self.heads, width // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        h = h + self.out(mixed.transpose(1, 2).reshape(rows, length, width))
-        hidden = torch.nn.functional.gelu(self.up(self.norm2(h)), approximate="tanh")
-        return h + self.down(hidden)
-
-
-class TorchGpt(torch.nn.Module):
-    """The whole model; returns the mean cross-entropy."""
-
-    def __init__(self, shape: dict):
-        super().__init__()
-        width = shape["width"]
-        self.tokens = torch.nn.Embedding(shape["vocab"], width)
-        self.positions = torch.nn.Embedding(shape["length"], width)
-        self.blocks = torch.nn.ModuleList(
-            TorchBlock(width, width // 32) for _ in range(shape["num_layers"])
+        Raises:
+          RuntimeError: it cannot train; the message is the first line of its error.
+        """
+        spawn = multiprocessing.get_context("spawn")
+        self._pipe, theirs = spawn.Pipe()
+        self._process = spawn.Process(
+            target=_work, args=(theirs, *CONTESTANTS[label], shape), daemon=True
         )
-        self.norm = torch.nn.LayerNorm(width)
-
-    def forward(self, tokens, targets):
-        h = self.tokens(tokens) + self.positions.weight
-        for block in self.blocks:
-            h = block(h)
-        logits = torch.nn.functional.linear(self.norm(h), self.tokens.weight)
-        return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
-
-
-def theirs(shape: dict, *, bfloat16: bool = False, compiled: bool = False) -> Callable[[int], None]:
-    """The PyTorch contestant: eager or compiled, float32 or bfloat16 autocast."""
-    torch.manual_seed(0)
-    model = TorchGpt(shape)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), fused=True)
-    forward = torch.compile(model) if compiled else model
-    data = [
-        (torch.tensor(b.tokens_BxL).long(), torch.tensor(b.targets_BxL).long())
-        for b in batches(shape)
-    ]
-
-    def train(steps: int) -> None:
-        for k in range(steps):
-            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-                loss = forward(*data[k % len(data)])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-
-    return train
-
-
-def compare(name: str, shape: dict) -> None:
-    """Times every contestant on one shape and prints the table."""
-    contestants = {
-        "ours float32": ours(shape, "float32"),
-        "ours bfloat16": ours(shape, "bfloat16"),
-        "torch float32": theirs(shape),
-        "torch bfloat16 autocast": theirs(shape, bfloat16=True),
-    }
-    if _COMPILE.value:
-        contestants["torch float32 compiled"] = theirs(shape, compiled=True)
-    for label, train in list(contestants.items()):
+        self._process.start()
+        theirs.close()
         try:
-            train(2)
-        except Exception as error:
-            print(f"  {label}: left out ({type(error).__name__}: {str(error)[:80]})")
-            del contestants[label]
+            failure = self._pipe.recv()
+        except EOFError:
+            failure = "its process ended"
+        if failure:
+            self.close()
+            raise RuntimeError(failure)
+
+    def seconds(self, steps: int) -> float:
+        """Wall-clock seconds of one of `steps` steps."""
+        self._pipe.send(steps)
+        return self._pipe.recv() / steps
+
+    def close(self) -> None:
+        self._pipe.close()
+        self._process.join()
+
+
+def _work(pipe: Connection, module: str, maker: str, settings: dict, shape: dict) -> None:
+    """The body of a contestant's process: warms up, then times steps until the pipe is closed."""
+    try:
+        train = getattr(importlib.import_module(module), maker)(shape, **settings)
+        train(2)
+    except Exception as error:
+        pipe.send(
+            f"{type(error).__name__}: {str(error).splitlines()[0][:80] if str(error) else ''}"
+        )
+        return
+    pipe.send(None)
+    while True:
+        try:
+            steps = pipe.recv()
+        except EOFError:
+            return
+        start = time.perf_counter()
+        train(steps)
+        pipe.send(time.perf_counter() - start)
+
+
+def _breakdown(shape: dict) -> None:
+    importlib.import_module("benchmarks.ours").breakdown(shape)
+
+
+def measure(shape: dict) -> dict[str, list[float]]:
+    """Seconds a step of every contestant that can train, one for each round."""
+    contestants = {}
+    for label in CONTESTANTS:
+        if label == _COMPILED and not _COMPILE.value:
+            continue
+        try:
+            contestants[label] = Contestant(label, shape)
+        except RuntimeError as error:
+            print(f"  {label}: left out ({error})")
     seconds = {label: [] for label in contestants}
     for _ in range(_ROUNDS.value):
-        for label, train in contestants.items():
-            start = time.perf_counter()
-            train(_STEPS.value)
-            seconds[label].append((time.perf_counter() - start) / _STEPS.value)
-    tokens = shape["rows"] * shape["length"]
+        for label, contestant in contestants.items():
+            seconds[label].append(contestant.seconds(_STEPS.value))
+    for contestant in contestants.values():
+        contestant.close()
+    return seconds
+
+
+def report(name: str, shape: dict, seconds: dict[str, list[float]]) -> None:
+    """Prints the table of one shape and the ratios within rounds."""
+    count = shape["rows"] * shape["length"]
     print(f"\n{name}: " + ", ".join(f"{k} {v}" for k, v in shape.items()))
     for label, times in seconds.items():
         middle = statistics.median(times)
-        print(f"  {label:<26} {1000 * middle:8.1f} ms/step {tokens / middle:10,.0f} tokens/s")
-    rivals = [label for label in seconds if label.startswith("torch float32")]
-    best = [min(seconds[label][r] for label in rivals) for r in range(_ROUNDS.value)]
-    for mine in ("ours float32", "ours bfloat16"):
-        ratio = statistics.median(b / m for b, m in zip(best, seconds[mine], strict=True))
-        print(f"  {mine} / best torch float32: {ratio:.2f}x")
-    if "torch bfloat16 autocast" in seconds:
-        half = seconds["torch bfloat16 autocast"]
-        for mine in ("ours float32", "ours bfloat16"):
-            ratio = statistics.median(b / m for b, m in zip(half, seconds[mine], strict=True))
-            print(f"  {mine} / torch bfloat16 autocast: {ratio:.2f}x")
+        print(f"  {label:<26} {1000 * middle:8.1f} ms/step {count / middle:10,.0f} tokens/s")
+    rivals = [times for label, times in seconds.items() if label.startswith("torch float32")]
+    seconds = seconds | {"best torch float32": [min(times) for times in zip(*rivals, strict=True)]}
+
+    def faster(one: str, other: str) -> float:
+        pairs = zip(seconds[one], seconds[other], strict=True)
+        return statistics.median(b / a for a, b in pairs)
+
+    for other in ("best torch float32", "torch bfloat16 autocast"):
+        for one in ("ours float32", "ours bfloat16"):
+            if seconds.get(one) and seconds.get(other):
+                print(f"  speed of {one} / {other}: {faster(one, other):.2f}x")
+    if seconds.get(_PRODUCTS) and seconds["best torch float32"]:
+        bound = faster(_PRODUCTS, "best torch float32")
+        print(f"  time of best torch float32 / {_PRODUCTS}: {bound:.2f}x")
+        weights, attention = (flops / 1e9 for flops in product_flops(shape))
+        rate = (weights + attention) / statistics.median(seconds[_PRODUCTS])
+        print(
+            f"  {_PRODUCTS}: {weights:.1f} GFLOP with weights and {attention:.1f} of attention, "
+            f"{rate:.0f} GFLOP/s"
+        )
 
 
 def main(argv: list[str]) -> None:
     del argv
+    os.environ["JAX_PLATFORMS"] = "cpu"  # PyTorch's contestants are on the CPU too
+    settings = ", ".join(
+        f"{name}={os.environ.get(name, '')}" for name in ("GLIBC_TUNABLES", "LD_PRELOAD")
+    )
     print(
-        f"jax {jax.__version__} on {jax.devices()[0].device_kind}; torch {torch.__version__}, "
-        f"{torch.get_num_threads()} threads"
+        f"jax {version('jax')}; torch {version('torch')}; {os.cpu_count()} cores; {settings}",
+        flush=True,
     )
     for name in dict.fromkeys(_SHAPES.value):
-        compare(name, SHAPES[name])
+        report(name, SHAPES[name], measure(SHAPES[name]))
         if _PARTS.value:
-            for dtype in ("float32", "bfloat16"):
-                breakdown(model_config(SHAPES[name], dtype), batches(SHAPES[name], 1)[0])
+            parts = multiprocessing.get_context("spawn").Process(
+                target=_breakdown, args=(SHAPES[name],)
+            )
+            parts.start()
+            parts.join()
 
 
 if __name__ == "__main__":
