@@ -29,6 +29,7 @@ INSTALL = [
     "orbax-checkpoint>=0.12.8,<0.13",
     "pyarrow>=20",
     "scipy>=1.15,<2",
+    "statsmodels>=0.14.5,<0.16",
     "tensorboardX>=2.6,<3",
     "tensorflow-datasets>=4.9.10,<5",
     "tokenizers>=0.22,<0.24",

@@ -38,9 +38,9 @@ class Coverage:
 
     Attributes:
       share: of the studies whose interval holds the truth.
-      bias: mean of the value less the truth.
+      bias: mean of the value less the truth; of finite values, as is sd.
       sd: standard deviation of the value.
-      half: median half-width of the interval.
+      half: median half-width of the interval; infinite ends count.
     """
 
     share: float
@@ -51,12 +51,21 @@ class Coverage:
 
 def summarise(found: Interval, truth: float) -> Coverage:
     """Of intervals with one entry a study."""
+    finite = found.value[np.isfinite(found.value)]
+    bounded = np.isfinite(found.low) & np.isfinite(found.high)
+    width = np.full(found.value.shape, np.inf)
+    width[bounded] = found.high[bounded] - found.low[bounded]
     return Coverage(
         share=float(np.mean((found.low <= truth) & (truth <= found.high))),
-        bias=float(np.mean(found.value) - truth),
-        sd=float(np.std(found.value)),
-        half=float(np.median(found.high - found.low) / 2),
+        bias=float(np.mean(finite) - truth),
+        sd=float(np.std(finite)),
+        half=float(np.median(width) / 2),
     )
+
+
+def times(law: Law) -> list[int]:
+    """Times at which retainability is looked at."""
+    return [t for t in TIMES if t <= law.end - law.encounters[-1] - law.window]
 
 
 def truths(law: Law) -> dict[str, float]:
@@ -64,7 +73,7 @@ def truths(law: Law) -> dict[str, float]:
     return {
         "effectivity": float(law.gains_U.mean()),
         "gain": law.gain,
-        **{f"R({t})": 1 - law.a * np.log10(t) for t in TIMES},
+        **{f"R({t})": 1 - law.a * np.log10(t) for t in times(law)},
         "a": law.a,
         "intercept": 1.0,
         "x_intercept": 1 / law.a,
@@ -125,7 +134,7 @@ def cover(
 
     gain = mean("gain")
     estimates = {"effectivity": mean("effectivity"), "gain": gain}
-    estimates |= {f"R({t})": mean(f"R({t})") / gain for t in TIMES}
+    estimates |= {f"R({t})": mean(f"R({t})") / gain for t in times(law)}
     for method in methods:
         slope, intercept = mean(f"slope, {method}") / gain, mean(f"intercept, {method}") / gain
         # One line a study: replicates of all studies take turns in `crossing`.
@@ -178,7 +187,7 @@ def _measure(law, facts, studies, origin, seeds, control, methods, rng):
     errors["a, published"] = [_published(t_T, gains["arm"][n]) for n in range(studies)]
     for arm in scores:
         found[arm] = {"effectivity": effect[arm], "gain": gains[arm][:, 0]}
-        found[arm] |= {f"R({t})": gains[arm][:, t] for t in TIMES}
+        found[arm] |= {f"R({t})": gains[arm][:, t] for t in times(law)}
         for method, map_Nx2xT in lines.items():
             both = map_Nx2xT @ gains[arm][:, 1:]
             found[arm][f"slope, {method}"] = both[:, 0]

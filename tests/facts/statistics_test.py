@@ -5,7 +5,14 @@ import pytest
 from absl.testing import parameterized
 from scipy import stats
 
-from llm_dynamics.facts.statistics import Estimate, mean_over_probes, replicate_weights
+from llm_dynamics.errors import UserError
+from llm_dynamics.facts.statistics import (
+    Estimate,
+    facts_alone,
+    mean_over_probes,
+    replicate_weights,
+    runs_of_facts,
+)
 
 
 def _mean(values_P, fact_P, arm="a", seed=0, resamples=2000, **options):
@@ -103,3 +110,121 @@ class BootstrapTest(parameterized.TestCase):
             naive += abs(gap) < 1.96 * np.hypot(*(stats.sem(v) for v in values.values()))
         self.assertBetween(hits / trials, 0.92, 0.99)
         self.assertLess(naive / trials, 0.85)  # probes taken as independent
+
+
+class TwoLevelTest(parameterized.TestCase):
+    def _weights(self, runs=4, resamples=500, seed=0):
+        run_of = {"a": np.repeat(np.arange(runs), 5), "b": np.tile(np.arange(runs), 3)}
+        sizes = {arm: len(labels) for arm, labels in run_of.items()}
+        return run_of, replicate_weights(sizes, seed, resamples, run_of)
+
+    def test_arms_draw_the_same_runs_and_their_own_facts(self):
+        run_of, weights = self._weights()
+        times = {}
+        for arm, per_run in (("a", 5), ("b", 3)):
+            member_KxS = run_of[arm][:, None] == np.arange(4)
+            times[arm] = weights[arm] @ member_KxS / per_run
+        np.testing.assert_array_equal(times["a"], times["b"])
+        split = 501 - facts_alone(500)
+        np.testing.assert_array_equal(times["a"][split:], 1)  # facts alone
+        np.testing.assert_array_equal(times["a"][0], 1)
+        self.assertGreater(times["a"][1:split].max(), 2)
+        np.testing.assert_allclose(times["a"][1:split].mean(axis=0), 1, atol=0.15)
+        np.testing.assert_array_equal(times["a"].sum(axis=1), 4)
+        self.assertGreater(np.ptp(weights["a"][split:]), 1)
+
+    def test_one_run_is_what_it_was(self):
+        plain = replicate_weights({"a": 7}, 3, 50)["a"]
+        named = replicate_weights({"a": 7}, 3, 50, {"a": ["only"] * 7})["a"]
+        np.testing.assert_array_equal(plain, named)
+
+    def test_what_a_run_shares_cancels_between_arms(self):
+        run_of, weights = self._weights()
+        shift_S = np.array([-3.0, 0, 1, 5])
+        one, other = (
+            mean_over_probes(
+                shift_S[labels],
+                [f"{k:02d}" for k in range(len(labels))],
+                arm,
+                weights[arm],
+                seeds=4,
+            )
+            for arm, labels in run_of.items()
+        )
+        self.assertGreater(one.interval().high[0] - one.interval().low[0], 3)
+        np.testing.assert_allclose((one - other).draws_RxT, 0, atol=1e-12)
+
+    def test_spread_of_both_levels(self):
+        """Variance of the resamples: (B + W)(1 - 1/S) + W (1 - 1/K), and W (1 - 1/K) alone."""
+        runs, facts, resamples = 6, 8, 40_000
+        rng = np.random.default_rng(0)
+        values_SxK = rng.standard_normal((runs, 1)) + rng.standard_normal((runs, facts))
+        weights = replicate_weights(
+            {"a": runs * facts}, 0, resamples, {"a": np.repeat(np.arange(runs), facts)}
+        )["a"]
+        names = [f"{k:02d}" for k in range(runs * facts)]
+        draws_R = mean_over_probes(values_SxK.ravel(), names, "a", weights).draws_RxT[1:, 0]
+        split = resamples - facts_alone(resamples)
+        among = values_SxK.mean(axis=1).var() / runs
+        within = values_SxK.var(axis=1).mean() / runs / facts
+        np.testing.assert_allclose(draws_R[:split].var(), among + within, rtol=0.04)
+        np.testing.assert_allclose(draws_R[split:].var(), within, rtol=0.05)
+
+    def test_number_of_runs_is_kept_and_told(self):
+        _, weights = self._weights(resamples=100)
+        names = [f"{k:02d}" for k in range(20)]
+        found = mean_over_probes(np.arange(20.0), names, "a", weights["a"], seeds=4)
+        self.assertEqual((found - found).then(np.abs).seeds, 4)
+        self.assertIn("20 facts in 4 independent runs; fewer than 5", found.sample)
+        self.assertEqual(Estimate(found.draws_RxT, found.facts).sample, "")
+        with pytest.raises(ValueError, match="seeds"):
+            found - Estimate(found.draws_RxT, found.facts)
+
+    def test_thinned_keeps_both_kinds_of_replicates(self):
+        found = Estimate(np.arange(101.0)[:, None], {"a": 20}, seeds=4).thinned(20)
+        np.testing.assert_array_equal(found.draws_RxT[:, 0], [*range(17), 97, 98, 99, 100])
+        plain = Estimate(np.arange(101.0)[:, None], {"a": 20}).thinned(20)
+        np.testing.assert_array_equal(plain.draws_RxT[:, 0], range(21))
+
+    def test_without_a_finite_spread_there_is_an_interval(self):
+        draws = np.concatenate([[1.0], np.full(60, np.inf), np.linspace(0, 2, 40)])[:, None]
+        found = Estimate(draws, {"a": 20}, seeds=4).interval()
+        self.assertEqual(found.high[0], np.inf)
+        gone = Estimate(np.full((101, 1), np.nan), {"a": 20}, seeds=4).interval()
+        self.assertTrue(np.isnan(gone.low[0]))
+
+    def test_runs_of_facts(self):
+        found = runs_of_facts(["y", "x", "y"], ["r1", "r0", "r1"])
+        self.assertEqual(found.tolist(), ["r0", "r1"])
+        with pytest.raises(ValueError, match="'x' in several"):
+            runs_of_facts(["x", "x"], ["r0", "r1"])
+
+    def test_an_arm_missing_from_a_run(self):
+        with pytest.raises(UserError, match="none of arm 'b' in run 1"):
+            replicate_weights({"a": 2, "b": 2}, 0, 9, {"a": [0, 1], "b": [0, 0]})
+
+    @parameterized.parameters(
+        (5, 0.0, 0.94, 0.99), (5, 1.0, 0.92, 0.985), (10, 3.0, 0.92, 0.98), (3, 1.0, 0.91, 0.98)
+    )
+    def test_intervals_over_runs_cover(self, runs, ratio, least, most):
+        """Arm less control; `ratio` is the deviation of runs over that of their means of facts."""
+        facts, trials = 10, 800
+        rng = np.random.default_rng(runs)
+        labels = np.repeat(np.arange(runs), facts)
+        sizes, run_of = {"a": runs * facts, "b": runs * facts}, {"a": labels, "b": labels}
+        weights = replicate_weights(sizes, 0, 1000, run_of)
+        run_SxN = ratio * np.sqrt(2 / facts) * rng.standard_normal((runs, trials))
+        common_SxN = 5 * rng.standard_normal((runs, trials))
+        names = [f"{k:03d}" for k in range(runs * facts)]
+        one, other = (
+            mean_over_probes(
+                (shift_SxN[labels] + rng.standard_normal((runs * facts, trials))).T,
+                names,
+                arm,
+                weights[arm],
+                seeds=runs,
+            )
+            for arm, shift_SxN in (("a", run_SxN + common_SxN), ("b", common_SxN))
+        )
+        found = (one - other).interval()
+        self.assertBetween(np.mean((found.low <= 0) & (found.high >= 0)), least, most)

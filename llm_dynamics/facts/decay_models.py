@@ -1,0 +1,216 @@
+"""Which form forgetting has, judged by how well it predicts times that it was not fitted to.
+
+The published form, a straight line on log10 t, was compared with no other on held-out data. Points
+of one curve depend on each other, so likelihood criteria that count them are of no use here; a
+form is fitted to early times instead, its prediction of later ones is scored, and all of that is
+repeated in every replicate of the facts.
+
+Axes: B averages of the curve over bins of log10 t, R replicates.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import optimize
+
+from llm_dynamics.errors import UserError
+from llm_dynamics.facts.log_bins import log_bins
+from llm_dynamics.facts.statistics import Estimate, Interval
+
+_SMALLEST_SD = 0.25  # of the median over bins: early bins have next to no variance between facts
+
+
+@dataclass(frozen=True)
+class Form:
+    """R(t) with its parameters, their bounds, and where searches start.
+
+    Attributes:
+      names: of the parameters.
+      low, high: bounds.
+      starts: deterministic starting points of the search.
+      value: t_B and the parameters to R_B.
+    """
+
+    names: tuple[str, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    starts: tuple[tuple[float, ...], ...]
+    value: Callable[..., np.ndarray]
+
+
+# Times are searched on log10, from a tenth of a step to far beyond any run. The scale c is R at
+# t = 1 or, for exponentials, at 0; it may differ from 1 as R(0) = 1 alone is given.
+FORMS: Mapping[str, Form] = {
+    "log_linear": Form(
+        ("a", "intercept"),
+        (-2, -5),
+        (5, 5),
+        ((0.25, 1),),
+        lambda t_B, a, intercept: intercept - a * np.log10(t_B),
+    ),
+    "power": Form(
+        ("c", "b"),
+        (0, 0),
+        (5, 5),
+        ((1, 0.1), (1, 0.5), (0.5, 1.5)),
+        lambda t_B, c, b: c * t_B**-b,
+    ),
+    "exponential": Form(
+        ("c", "log10_tau"),
+        (0, -1),
+        (5, 8),
+        ((1, 1), (1, 2), (1, 3), (0.5, 4)),
+        lambda t_B, c, log10_tau: c * np.exp(-t_B / 10**log10_tau),
+    ),
+    "power_floor": Form(
+        ("c", "b", "floor"),
+        (0, 0, 0),
+        (5, 5, 1),
+        ((1, 0.2, 0.01), (0.8, 0.5, 0.2), (0.6, 1.5, 0.4)),
+        lambda t_B, c, b, floor: c * t_B**-b + floor,
+    ),
+    "stretched_exponential": Form(
+        ("c", "log10_tau", "beta"),
+        (0, -1, 0.02),
+        (5, 8, 1),
+        ((1, 2, 0.3), (1, 3, 0.5), (1, 4, 0.2), (1, 1, 0.9)),
+        lambda t_B, c, log10_tau, beta: c * np.exp(-((t_B / 10**log10_tau) ** beta)),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Score:
+    """How one form, fitted to early times, predicts later ones.
+
+    Attributes:
+      form: a key of FORMS.
+      parameters: of the fit to the early times of the data.
+      rmse: root of the mean squared error over bins of the held-out times, with its interval.
+      excess: rmse less that of the best form of the data; zero for that one.
+      worse: whether the interval of the excess is above 0. Not corrected for comparing several
+        forms with one that was chosen as best.
+      wins: share of the resamples in which this form predicts best.
+    """
+
+    form: str
+    parameters: dict[str, float]
+    rmse: Interval
+    excess: Interval
+    worse: bool
+    wins: float
+
+
+def fit_form(
+    name: str,
+    t_B: np.ndarray,
+    curve_B: np.ndarray,
+    sd_B: np.ndarray | None = None,
+    start: np.ndarray | None = None,
+) -> np.ndarray:
+    """Parameters of a form by bounded, weighted least squares.
+
+    Args:
+      name: a key of FORMS.
+      t_B: times of at least 1.
+      curve_B: values, finite.
+      sd_B: their standard deviations; None = equal.
+      start: where to search instead of at the starts of the form.
+    """
+    form, weight_B = FORMS[name], 1 if sd_B is None else 1 / sd_B
+    results = [
+        optimize.least_squares(
+            lambda p: (form.value(t_B, *p) - curve_B) * weight_B,
+            np.clip(x0, form.low, form.high),
+            bounds=(form.low, form.high),
+        )
+        for x0 in (form.starts if start is None else [start])
+    ]
+    return min(results, key=lambda result: result.cost).x
+
+
+def compare(
+    curve: Estimate, offsets_T: np.ndarray, until: float = 0.25, resamples: int = 200
+) -> tuple[Score, ...]:
+    """Fits every form to 1 <= t <= until * T and scores its prediction of until * T < t <= T.
+
+    Fits weigh each bin by its variance between replicates.
+
+    Args:
+      curve: retainability, R x T.
+      offsets_T: its times in steps.
+      until: share of the time that is fitted; a quarter and a half are usual.
+      resamples: replicates used; all forms are fitted again in each.
+
+    Returns:
+      A score for each form, the best prediction first.
+
+    Raises:
+      UserError: too short a curve: fewer than six bins to fit or two to predict.
+      ValueError: a curve that is not finite.
+    """
+    offsets_T = np.asarray(offsets_T)
+    last = offsets_T.max(initial=0)
+    early_T, late_T = (offsets_T >= 1) & (offsets_T <= until * last), offsets_T > until * last
+    bins = [log_bins(offsets_T[part]) if part.any() else None for part in (early_T, late_T)]
+    counts = [0 if b is None else len(b.log_t_B) for b in bins]
+    if counts[0] < 6 or counts[1] < 2:
+        raise UserError(
+            f"expected at least 6 bins of log10 t up to {until:g} of the time after the last "
+            f"maximum and 2 after it, got {counts[0]} and {counts[1]}; lengthen the run"
+        )
+    if not np.isfinite(curve.draws_RxT[0]).all():
+        raise ValueError("expected a finite curve to fit forms to")
+    thin = curve.thinned(resamples)
+    early_RxB = thin.draws_RxT[:, early_T] @ bins[0].average_BxT.T
+    late_RxB = thin.draws_RxT[:, late_T] @ bins[1].average_BxT.T
+    sd_B = _deviations(early_RxB)
+    fitted, errors = {}, {}
+    for name in FORMS:
+        first = fit_form(name, bins[0].t_B, early_RxB[0], sd_B)
+        fitted[name] = dict(zip(FORMS[name].names, map(float, first), strict=True))
+        errors[name] = np.array(
+            [
+                _rmse(name, bins, early_B, late_B, sd_B, first)
+                for early_B, late_B in zip(early_RxB, late_RxB, strict=True)
+            ]
+        )
+    ranked = sorted(errors, key=lambda name: errors[name][0])
+    best_R = errors[ranked[0]]
+    smallest_R = np.min(list(errors.values()), axis=0)
+    scores = []
+    for name in ranked:
+        rmse, excess = (
+            Estimate(draws_R[:, None], thin.facts, thin.seeds).interval()
+            for draws_R in (errors[name], errors[name] - best_R)
+        )
+        scores.append(
+            Score(
+                form=name,
+                parameters=fitted[name],
+                rmse=rmse,
+                excess=excess,
+                worse=bool(excess.low[0] > 0),
+                wins=float(np.mean(errors[name][1:] == smallest_R[1:])),
+            )
+        )
+    return tuple(scores)
+
+
+def _deviations(early_RxB: np.ndarray) -> np.ndarray | None:
+    """Standard deviation of each bin between resamples, floored; None without resamples."""
+    if len(early_RxB) < 3:
+        return None
+    sd_B = np.nanstd(np.where(np.isfinite(early_RxB[1:]), early_RxB[1:], np.nan), axis=0)
+    floor = _SMALLEST_SD * float(np.median(sd_B))
+    return np.maximum(sd_B, floor) if floor > 0 else None
+
+
+def _rmse(name, bins, early_B, late_B, sd_B, start) -> float:
+    """Of the held-out bins of one replicate; NaN where its curve is not finite."""
+    if not (np.isfinite(early_B).all() and np.isfinite(late_B).all()):
+        return math.nan
+    parameters = fit_form(name, bins[0].t_B, early_B, sd_B, start)
+    return float(np.sqrt(np.mean((FORMS[name].value(bins[1].t_B, *parameters) - late_B) ** 2)))
