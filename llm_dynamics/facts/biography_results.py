@@ -304,19 +304,22 @@ def _comparisons(study: _Study, tolerance: float) -> list[Row]:
     """Differences between wordings, times, styles of text and numbers of exposures."""
     scores = study.scores
     rows = []
-    for group in GROUPS:
-        gap = scores.loss[group, "held_out"][-1] - scores.loss[group, "training"][-1]
-        estimate = study.mean(gap, group)
-        rows.append(
-            row(
-                f"{group}/gap",
-                estimate.interval(),
-                NATS,
-                estimate.n,
-                "loss in the held-out wording less that in the training wording, after the last "
-                "step, person by person",
-            )
+    gaps = {
+        group: study.mean(
+            scores.loss[group, "held_out"][-1] - scores.loss[group, "training"][-1], group
         )
+        for group in GROUPS
+    }
+    said = (
+        "loss in the held-out wording less that in the training wording, after the last step, "
+        "person by person"
+    )
+    for name, estimate, definition in (
+        ("seen/gap", gaps["seen"], said),
+        ("unseen/gap", gaps["unseen"], said + "; neither was read, so the wordings alone"),
+        ("seen/gap_net", gaps["seen"] - gaps["unseen"], "`seen/gap` less `unseen/gap`"),
+    ):
+        rows.append(row(name, estimate.interval(), NATS, estimate.n, definition))
     for wording in WORDINGS:
         loss_S = scores.loss["seen", wording].mean(axis=(1, 2))
         start = np.flatnonzero(loss_S <= (1 + tolerance) * scores.baseline["seen"].mean())

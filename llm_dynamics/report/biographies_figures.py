@@ -153,13 +153,8 @@ def overconfidence(lines: Sequence[Line], steps_S: np.ndarray) -> Figure:
         start = max(0.3, *(float(line.high_S[-1]) for line in unseen))
         left.set_ylim(-0.25 * start, 1.35 * start)
         right.set_xlim(left=-0.1)
-        _names(
-            right,
-            [
-                (TITLES[x.wording].split(" read")[0], x.value_S[-1], roles[x.wording])
-                for x in unseen
-            ],
-        )
+        named = {"training": "training wording", "held_out": "held-out wording"}
+        _names(right, [(named[x.wording], x.value_S[-1], roles[x.wording]) for x in unseen])
         left.set_ylabel("loss of unseen people above the baseline (nats)")
         left.set_xlabel("step")
         right.set_xlabel("seen people: baseline less loss (nats per answer)")

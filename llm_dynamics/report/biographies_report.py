@@ -10,7 +10,7 @@ from llm_dynamics.facts.biography_measures import TOLERANCE
 from llm_dynamics.facts.biography_results import Analysis
 from llm_dynamics.report import biographies_figures, run_section
 from llm_dynamics.report import biographies_words as words
-from llm_dynamics.report.numbers import missing, number
+from llm_dynamics.report.numbers import estimate, missing, number
 from llm_dynamics.report.page import (
     Card,
     Cards,
@@ -91,17 +91,14 @@ def compose(run: Run, study: BiographiesStudy) -> Page:
 
 
 def _answer(rows: Mapping[str, Mapping[str, Any]]) -> Section:
-    cards = (
-        ("recall begins", "seen/training/recall_begins", "step", "series-1"),
-        ("length of the plateau", "seen/training/plateau", "steps", "series-1"),
-        (
-            "known after the last step",
-            "seen/training/bits_per_parameter",
-            "bits/parameter",
-            "series-3",
-        ),
-        ("held-out less training wording", "seen/gap", "nats/answer", "series-1"),
-        ("unseen people above the baseline", "unseen/training/excess", "nats/answer", "series-2"),
+    differences = (
+        ("held-out less training wording", "seen/gap", "series-1"),
+        ("unseen people above the baseline", "unseen/training/excess", "series-2"),
+    )
+    sizes = (
+        ("recall begins", "seen/training/recall_begins", "series-1"),
+        ("length of the plateau", "seen/training/plateau", "series-1"),
+        ("known after the last step", "seen/training/bits_per_parameter", "series-3"),
     )
     return Section(
         "The answer",
@@ -109,21 +106,26 @@ def _answer(rows: Mapping[str, Mapping[str, Any]]) -> Section:
             Text(words.QUESTION, "lead"),
             Items(words.sentences(rows)),
             Cards(
-                tuple(
-                    Card(
-                        label,
-                        rows[name]["value"],
-                        rows[name]["low"],
-                        rows[name]["high"],
-                        unit,
-                        rows[name].get("note") or f"{number(rows[name]['n'])} people",
-                        role,
-                    )
-                    for label, name, unit, role in cards
+                (
+                    *(_card(label, rows[name], role) for label, name, role in sizes),
+                    *(
+                        _card(label, rows[name], role, is_difference=True)
+                        for label, name, role in differences
+                    ),
                 )
             ),
         ),
     )
+
+
+def _card(label: str, row: Mapping[str, Any], role: str, is_difference: bool = False) -> Card:
+    """A headline number; a size has its interval in words, as a mark against zero says nothing."""
+    people = f"{number(row['n'])} people"
+    if is_difference:
+        return Card(label, row["value"], row["low"], row["high"], row["unit"], people, role)
+    interval = estimate(row["value"], row["low"], row["high"])[1]
+    said = f"95 % interval {interval}" if interval else row.get("note", "")
+    return Card(label, row["value"], unit=row["unit"], note=f"{said}; {people}", role=role)
 
 
 def _curves(rows, study: BiographiesStudy) -> Section:
@@ -141,8 +143,8 @@ def _curves(rows, study: BiographiesStudy) -> Section:
         (
             Text(
                 "At first the loss falls as the model learns the sentences and how common each "
-                "answer is. Then only the person can tell more: the loss rests at the baseline "
-                "until the model can find the person in its weights."
+                "answer is. Below the baseline only the person can tell more. Where the model has "
+                "yet to find persons in its weights, the loss rests at the baseline: a plateau."
             ),
             biographies_figures.losses(
                 found.losses, found.steps_S, found.baseline, TOLERANCE, marks

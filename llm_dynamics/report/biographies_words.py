@@ -106,21 +106,30 @@ def _said_of_gap(rows: Rows) -> str:
 
 
 def _said_of_unseen(rows: Rows) -> str:
-    excess = rows["unseen/training/excess"]
+    excess, rise = rows["unseen/training/excess"], rows.get("unseen/training/rise")
+    since = ""
+    if rise:
+        rose = verdict(rise["low"], rise["high"]) == "above zero"
+        since = (
+            f"; it rose by {_with_interval(rise)} after the statistics were learned"
+            if rose
+            else "; that it rose after the statistics were learned is not shown "
+            f"({_with_interval(rise)})"
+        )
     match verdict(excess["low"], excess["high"]):
         case "above zero":
             return (
                 "About people it never read of, the model is sure of wrong answers: their loss is "
-                f"{_with_interval(excess)} nats an answer above the baseline."
+                f"{_with_interval(excess)} nats an answer above the baseline{since}."
             )
         case "below zero":
             return (
-                f"The loss on unseen people lies {_with_interval(excess)} nats from the baseline, "
-                "below it, which no knowledge explains: their answers happen to be likelier."
+                f"The loss of unseen people is {_with_interval(excess)} nats an answer off the "
+                "baseline, below it: their answers happen to be the likelier ones."
             )
     return (
-        "Overconfidence about unseen people is not shown: their loss differs from the baseline by "
-        f"{_with_interval(excess)} nats an answer."
+        "Overconfidence about unseen people is not shown: their loss is "
+        f"{_with_interval(excess)} nats an answer off the baseline{since}."
     )
 
 
