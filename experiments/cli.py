@@ -29,6 +29,7 @@ class Study:
       run: (spec, workdir, command) -> the path of the report.
       describe: spec -> the lines that --dry_run prints; refuses what cannot work.
       explain: (spec, step) -> what --explain=STEP prints.
+      default: the preset that runs when none is named.
     """
 
     name: str
@@ -36,11 +37,12 @@ class Study:
     run: Callable[[Any, Path, str], Path]
     describe: Callable[[Any], list[str]]
     explain: Callable[[Any, int], str]
+    default: str = "laptop"  # preset
 
 
 def start(study: Study) -> None:
     """Parses the flags and runs the study; the body of `if __name__ == "__main__"`."""
-    flags.DEFINE_enum("preset", "laptop", sorted(study.presets), "size of the run")
+    flags.DEFINE_enum("preset", study.default, sorted(study.presets), "size of the run")
     flags.DEFINE_string("workdir", "", f"run folder; default runs/{study.name}-PRESET")
     flags.DEFINE_string("model", "", "a named model (llm_dynamics/model/presets.py)")
     flags.DEFINE_bool("dry_run", False, "print the whole plan and stop")
@@ -87,6 +89,11 @@ def resolve(spec: Any, model: str, overrides: Mapping[str, str]) -> Any:
       UserError: an unknown name or key, or settings that do not fit each other.
     """
     if model:
+        if not hasattr(spec, "model"):
+            raise UserError(
+                f"--model={model} expects a study of one model; name the models of this one by "
+                "--config.sizes=NAME,NAME"
+            )
         named = presets.named(model, vocab_size=spec.model.vocab_size)
         named = dataclasses.replace(named, compute_dtype=spec.model.compute_dtype)
         spec = dataclasses.replace(spec, model=named)

@@ -42,18 +42,19 @@ class Study:
 
         The control, which has none, is seen on those of the arm with most encounters.
         """
-        times = self._times(arm)
+        times = self.times(arm)
         if arm == CONTROL or schedule_of is not None:
-            other = list(self._times(schedule_of or self._busiest()).values())
+            other = list(self.times(schedule_of or self._busiest()).values())
             times = {fact: other[i % len(other)] for i, fact in enumerate(times)}
         return cells.cut(self.table, arm, depth, times, self.window)
 
-    def _times(self, arm: str) -> dict[str, tuple[int, ...]]:
+    def times(self, arm: str) -> dict[str, tuple[int, ...]]:
+        """Updates of the encounters of each fact of an arm."""
         return cells.times_of(self.table, arm, self.schedule.get(arm, ()))
 
     def _busiest(self) -> str:
         injected = [arm for arm in self.arms if arm != CONTROL]
-        return max(injected, key=lambda arm: max(map(len, self._times(arm).values())))
+        return max(injected, key=lambda arm: max(map(len, self.times(arm).values())))
 
     def mean(self, cell: Cell, values_TxP: np.ndarray, kept_TxP=None) -> Estimate:
         """Mean over the probes of a cell, facts resampled."""

@@ -9,7 +9,7 @@ import numpy as np
 from llm_dynamics.facts.cells import CONTROL
 from llm_dynamics.facts.curves import Curve, Fit, Gain
 from llm_dynamics.report import style
-from llm_dynamics.report.figures import Figure, spread, stack, thin
+from llm_dynamics.report.figures import Figure, canvas, spread, stack, thin
 from llm_dynamics.report.numbers import missing, number, power_of_ten
 
 KINDS = {"raw": "as measured", "difference": "minus control"}
@@ -46,7 +46,7 @@ def gains(rows: Sequence[Gain]) -> Figure:
 
     def draw():
         height = 0.8 + 0.33 * (len(places) + 0.75 * len(depths))
-        drawing, (axes,) = _canvas(1, 2, height, sharey=True)
+        drawing, (axes,) = canvas(1, 2, height, sharey=True)
         for (depth, arm), y in places.items():
             for ax, kind, shift, role, size in (
                 (axes[0], "raw", -0.14, palette[arm], 5.5),
@@ -124,7 +124,7 @@ def trajectories(
     start = _window_start(events, end)
 
     def draw():
-        drawing, axes = _canvas(len(depths), 2, height=0.55 + 2.15 * len(depths), sharex=True)
+        drawing, axes = canvas(len(depths), 2, height=0.55 + 2.15 * len(depths), sharex=True)
         limits = _limits(curves, start)
         for row, depth in enumerate(depths):
             for ax, kind in zip(axes[row], KINDS, strict=True):
@@ -229,7 +229,7 @@ def retainability(
     def draw():
         from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
-        drawing, axes = _canvas(len(kinds), len(depths), height=0.6 + 2.75 * len(kinds))
+        drawing, axes = canvas(len(kinds), len(depths), height=0.6 + 2.75 * len(kinds))
         for row, kind in enumerate(kinds):
             shown = [c for c in curves if c.kind == kind]
             clear = [c for c in shown if (c.arm, c.depth, kind) not in unclear]
@@ -287,14 +287,6 @@ def retainability(
             for c in curves
         ),
     )
-
-
-def _canvas(rows: int, columns: int, height: float, **shared: bool):
-    from matplotlib.figure import Figure as Canvas
-
-    canvas = Canvas(figsize=(10.2, height), layout="constrained")
-    canvas.get_layout_engine().set(w_pad=0.06, h_pad=0.05, wspace=0.03, hspace=0.04)
-    return canvas, canvas.subplots(rows, columns, squeeze=False, **shared)
 
 
 def _line(ax, curve, role, events, start, log=False, faint=False):

@@ -116,6 +116,15 @@ def to_csv(table: Mapping[str, Sequence[Any]]) -> str:
     return out.getvalue()
 
 
+def canvas(rows: int, columns: int, height: float, **shared: bool):
+    """A page-wide matplotlib figure and its array of axes, rows x columns; `shared` as subplots."""
+    from matplotlib.figure import Figure as Canvas
+
+    drawing = Canvas(figsize=(10.2, height), layout="constrained")
+    drawing.get_layout_engine().set(w_pad=0.06, h_pad=0.05, wspace=0.03, hspace=0.04)
+    return drawing, drawing.subplots(rows, columns, squeeze=False, **shared)
+
+
 def stack(tables: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Joins tables into one tidy table.
 

@@ -1,0 +1,240 @@
+"""The claims of the literature as contrasts between arms, depths, encounters and runs.
+
+Every number is control-subtracted unless its name says raw. Runs of one study share facts, so a
+contrast between runs resamples the same facts on both sides (the same replicate weights); only
+`seeds` tells how much a run varies beyond its facts.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from llm_dynamics.facts import estimates
+from llm_dynamics.facts.cells import CONTROL, Cell
+from llm_dynamics.facts.estimates import Study
+from llm_dynamics.facts.results import make_row
+from llm_dynamics.facts.statistics import Estimate
+
+Row = dict[str, Any]
+Measure = Callable[[Study, Cell], Estimate]
+
+NATS = "nats/token"
+
+
+def subtracted(study: Study, arm: str, depth: str, measure: Measure) -> Estimate:
+    """A measure of an arm less that of the never-injected control on the same schedule."""
+    return measure(study, study.cell(arm, depth)) - measure(study, study.cell(CONTROL, depth, arm))
+
+
+def gain_after(steps: int) -> Measure:
+    """Mean gain so many steps after the last maximum, in nats; the last recorded step at most."""
+
+    def measure(study: Study, cell: Cell) -> Estimate:
+        return study.mean(cell, cell.gain_TxP[min(steps, len(cell.gain_TxP) - 1)])
+
+    return measure
+
+
+def share_left(study: Study, arm: str, depth: str, steps: int) -> Estimate:
+    """The control-subtracted gain so many steps after the last maximum over that at it."""
+    return subtracted(study, arm, depth, gain_after(steps)) / subtracted(
+        study, arm, depth, gain_after(0)
+    )
+
+
+def first_minus_later(study: Study, cell: Cell) -> Estimate:
+    """Effectivity of the first encounter less the mean of the later ones."""
+    later_P = np.nanmean(cell.effectivity_UxP[1:], axis=0)
+    return study.mean(cell, cell.effectivity_UxP[0] - later_P)
+
+
+def levels_before(study: Study, arm: str, depth: str) -> Estimate:
+    """Control-subtracted level just before each encounter over that before the first; R x U."""
+    rows_U = np.searchsorted(study.table.steps_S, study.schedule[arm])
+
+    def level(study: Study, cell: Cell) -> Estimate:
+        return study.mean(cell, cell.change_SxP[rows_U])
+
+    return subtracted(study, arm, depth, level)
+
+
+def accumulation(study: Study, arm: str, depth: str) -> Estimate:
+    """Least-squares slope of the level just before an encounter on the encounter's number.
+
+    Above 0, what encounters add outlasts the interval and builds up: the fact is met more often
+    than the learnability threshold asks for, tested directly.
+    """
+    levels = levels_before(study, arm, depth)
+    number_U = np.arange(levels.draws_RxT.shape[1])
+    centred_U = number_U - number_U.mean()
+    return levels.then(lambda r: (r @ centred_U / (centred_U @ centred_U))[:, None])
+
+
+def by_frequency(study: Study, arm: str, depth: str) -> Estimate:
+    """Slope of a fact's gain at the end on log2 of its number of encounters, nats per doubling."""
+    cell = study.cell(arm, depth)
+    facts, index_P = np.unique(np.asarray(cell.fact_P), return_inverse=True)
+    gain_K = np.bincount(index_P, cell.change_SxP[-1]) / np.bincount(index_P)
+    times = study.times(arm)
+    x_K = np.log2([len(times[fact]) for fact in facts])
+    weights_RxK = study.weights[arm] / study.weights[arm].sum(axis=1, keepdims=True)
+    x_RxK = x_K - (weights_RxK @ x_K)[:, None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        slope_R = (weights_RxK * x_RxK) @ gain_K / (weights_RxK * x_RxK**2).sum(axis=1)
+    return Estimate(slope_R[:, None], {arm: len(facts)})
+
+
+def inflation(study: Study, arm: str, depth: str) -> Estimate:
+    """The raw gain at the last maximum over the control-subtracted one; 1 = not inflated."""
+    raw = gain_after(0)(study, study.cell(arm, depth))
+    return raw / subtracted(study, arm, depth, gain_after(0))
+
+
+def within_run(study: Study, name: str, arms: Mapping[str, Sequence[str]]) -> list[Row]:
+    """The contrasts that one run answers.
+
+    Args:
+      study: the log of the run.
+      name: of the run.
+      arms: role -> arms of the run: duplication, paraphrase and late, zipf with one arm each
+        where there is one; intervals with those that differ in the interval alone.
+    """
+    (same,) = arms["duplication"]
+    depths = study.depths
+    rows = []
+    for depth in depths:
+        add = _adder(rows, f"{name}/{depth}")
+        effect = subtracted(study, same, depth, estimates.effectivity)
+        gain = subtracted(study, same, depth, gain_after(0))
+        add(
+            "gain/raw",
+            gain_after(0)(study, study.cell(same, depth)),
+            NATS,
+            f"gain of {same} at the last maximum as published, without a control",
+        )
+        add("gain", gain, NATS, f"gain of {same} at the last maximum")
+        add("effectivity", effect, NATS, f"effectivity of {same}, mean over encounters")
+        add(
+            "inflation",
+            inflation(study, same, depth),
+            "1",
+            f"raw gain of {same} at the last maximum over the control-subtracted one",
+            1.0,
+        )
+        add(
+            "first-minus-later",
+            subtracted(study, same, depth, first_minus_later),
+            NATS,
+            f"effectivity of the first encounter of {same} less the mean of the later ones",
+        )
+        for other in arms.get("paraphrase", ()):
+            for key, measure in (("gain", gain_after(0)), ("gain-after-30", gain_after(30))):
+                add(
+                    f"{same}-minus-{other}/{key}",
+                    subtracted(study, same, depth, measure)
+                    - subtracted(study, other, depth, measure),
+                    NATS,
+                    f"{key.replace('-', ' ')} steps".removesuffix(" steps")
+                    + f" of {same} less that of {other}, at as many encounters",
+                )
+        for other in arms.get("late", ()):
+            add(
+                f"late-minus-early/{other}",
+                subtracted(study, other, depth, estimates.effectivity) - effect,
+                NATS,
+                f"effectivity of {other} (later in pretraining) less that of {same}",
+            )
+        for other in arms.get("zipf", ()):
+            add(
+                "long-tail",
+                by_frequency(study, other, depth),
+                "nats/token/doubling",
+                "slope of a fact's raw gain at the end on log2 of its number of encounters, "
+                f"facts of arm {other}; what all facts gain alike cancels in a slope",
+            )
+        for arm in arms.get("intervals", ()):
+            times = study.schedule[arm]
+            add(
+                f"accumulation/{arm}",
+                accumulation(study, arm, depth),
+                "nats/token/encounter",
+                f"slope of the level just before an encounter on its number, {len(times)} "
+                f"encounters {times[1] - times[0]} steps apart",
+            )
+    for one, other in itertools.pairwise(depths):
+        _adder(rows, name)(
+            f"{one}-minus-{other}",
+            subtracted(study, same, one, estimates.effectivity)
+            - subtracted(study, same, other, estimates.effectivity),
+            NATS,
+            f"effectivity of {same} at depth {one} less that at depth {other}",
+        )
+    return rows
+
+
+def between_runs(
+    one: Study, other: Study, name: str, arm: str, what: str, after: int = 100
+) -> list[Row]:
+    """Contrasts of the same arm in two runs: what one shows less what the other shows."""
+    rows = []
+    for depth in one.depths:
+        add = _adder(rows, f"{name}/{depth}")
+        for key, measure, unit in (
+            ("effectivity", lambda s, d: subtracted(s, arm, d, estimates.effectivity), NATS),
+            ("gain", lambda s, d: subtracted(s, arm, d, gain_after(0)), NATS),
+            (f"share-after-{after}", lambda s, d: share_left(s, arm, d, after), "1"),
+        ):
+            add(key, measure(one, depth) - measure(other, depth), unit, f"{key} of {arm}: {what}")
+    return rows
+
+
+def seeds(studies: Sequence[Study], arm: str, depth: str) -> list[Row]:
+    """The gain in each of several runs that differ in seed and assignment, and their spread.
+
+    The interval of the mean is Student's t over runs, which vary in everything at once.
+    """
+    found = [subtracted(study, arm, depth, gain_after(0)) for study in studies]
+    values = np.array([estimate.draws_RxT[0, 0] for estimate in found])
+    n = len(values)
+    half = stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
+    rows: list[Row] = []
+    add = _adder(rows, f"seeds/{depth}")
+    for i, estimate in enumerate(found):
+        add(f"run-{i}", estimate, NATS, f"gain of {arm} at the last maximum in run {i}")
+    rows.append(
+        {
+            "name": f"seeds/{depth}/mean",
+            "value": float(values.mean()),
+            "low": float(values.mean() - half) if n > 1 else None,
+            "high": float(values.mean() + half) if n > 1 else None,
+            "unit": NATS,
+            "n": n,
+            "definition": f"mean over {n} runs of the control-subtracted gain of {arm} at the last "
+            "maximum; interval: Student's t over runs, n = runs",
+            "note": "" if n > 1 and values.mean() - half > 0 else "not shown: includes 0",
+        }
+    )
+    return rows
+
+
+def verdict(row: Row, null: float = 0.0) -> str:
+    """What a row shows of its contrast: "above", "below" or "not shown"."""
+    if row["low"] is None or row["low"] <= null <= row["high"]:
+        return "not shown"
+    return "above" if row["low"] > null else "below"
+
+
+def _adder(rows: list[Row], prefix: str):
+    def add(name, estimate, unit, definition, null=0.0):
+        corrected = "" if "raw" in definition else "control-subtracted "
+        row = make_row(
+            f"{prefix}/{name}", estimate, unit, f"{corrected}{definition}; facts resampled"
+        )
+        if row["low"] is not None and verdict(row, null) == "not shown":
+            row["note"] = "; ".join(filter(None, (row["note"], f"not shown: includes {null:g}")))
+        rows.append(row)
+
+    return add

@@ -1,0 +1,171 @@
+"""The page of a claims study: which claims our scale shows, with the numbers behind them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm_dynamics.facts import claims
+from llm_dynamics.facts.estimates import Study
+from llm_dynamics.report import claims_figures, run_section
+from llm_dynamics.report.numbers import estimate, number
+from llm_dynamics.report.page import Code, Fold, Page, Section, Table, Text, write_page
+
+QUESTION = (
+    "Published claims about how language models take up facts, each asked of runs in which "
+    "everything but one thing is the same, and answered with an interval. Facts that are never "
+    "injected go through the same measures and are subtracted. An answer whose interval includes "
+    "the value of no effect is reported as *not shown*."
+).replace("*", "")
+
+# (title, part of a row's name, value of no effect, what above and below mean)
+CLAIMS: tuple[tuple[str, str, float, str, str], ...] = (
+    ("Raw gains are template learning in part", "/inflation", 1.0, "inflated", "deflated"),
+    (
+        "Memorization gains more than semantic probes",
+        "memorization-minus-semantic",
+        0.0,
+        "as published",
+        "reversed",
+    ),
+    (
+        "Semantic probes gain more than compositional ones",
+        "semantic-minus-compositional",
+        0.0,
+        "as published",
+        "reversed",
+    ),
+    ("The first encounter adds most", "/first-minus-later", 0.0, "as published", "reversed"),
+    ("Larger models gain more an encounter", "-minus-size-", 0.0, "as published", "reversed"),
+    ("Later in pretraining an encounter adds more", "/late-minus-early", 0.0, "more", "less"),
+    (
+        "Duplication gains more than paraphrases at the same dose",
+        "-minus-paraphrase6/gain",
+        0.0,
+        "as published",
+        "reversed",
+    ),
+    ("What encounters add builds up", "/accumulation/", 0.0, "builds up", "is lost in between"),
+    ("Frequent facts end higher", "/long-tail", 0.0, "as expected", "reversed"),
+    ("A quarter of the batch", "batch-quarter", 0.0, "more", "less"),
+    ("Learning rate", "rate-t", 0.0, "more", "less"),
+    ("Constant learning rate", "constant-rate-minus", 0.0, "more", "less"),
+    ("Weight decay", "decay-", 0.0, "more", "less"),
+    ("Optimizer state reset against kept", "optimizer-", 0.0, "more", "less"),
+)
+
+
+@dataclass(frozen=True)
+class ClaimsStudy:
+    """What the page is drawn from.
+
+    Attributes:
+      rows: all results.
+      changes: run -> how its spec differs from that of the first run.
+      studies: the runs of the sizes, smallest first.
+      sizes: run -> parameters.
+      intervals: arms that differ in the interval alone, shortest first.
+      same: the arm of the contrasts between runs.
+      horizons: run -> weight-decay horizon 1 / (peak learning rate x weight decay), steps.
+      command: that made it.
+    """
+
+    rows: Sequence[Mapping[str, Any]]
+    changes: Mapping[str, str]
+    studies: Mapping[str, Study]
+    sizes: Mapping[str, int]
+    intervals: Sequence[str]
+    same: str
+    horizons: Mapping[str, float]
+    command: str
+
+
+def write_report(run_dir: Path, study: ClaimsStudy) -> Path:
+    """Writes RUN/report.html and RUN/figures/."""
+    return write_page(compose(study), run_dir)
+
+
+def compose(study: ClaimsStudy) -> Page:
+    """The page as blocks."""
+    return Page(
+        title="What small models show of the claims about facts",
+        subtitle=f"{number(len(study.changes))} runs, {number(len(study.rows))} numbers.",
+        sections=(
+            Section("The claims", (Text(QUESTION, "lead"), claims_table(study.rows))),
+            Section("How much of the raw gain is the fact", (claims_figures.gains(study),)),
+            Section("Does it build up?", (Text(_THRESHOLD), claims_figures.levels(study))),
+            Section("The numbers", tuple(_folds(study.rows))),
+            Section("What was run", (_runs(study),)),
+            Section("How to run it again", (Code(study.command),)),
+        ),
+    )
+
+
+_THRESHOLD = (
+    "The learnability threshold says that a fact met more rarely than some interval never builds "
+    "up. Instead of extrapolating a forgetting curve to zero, the interval itself was varied at "
+    "equal numbers of encounters, and the level just before each encounter was measured: where it "
+    "rises from one encounter to the next, what was learned outlasts the interval."
+)
+
+
+def claims_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """One line per claim: how many contrasts show it, the other way round, or not at all."""
+    lines = []
+    for title, part, null, above, below in CLAIMS:
+        found = [row for row in rows if part in f"/{row['name']}"]
+        found = [
+            row for row in found if row["value"] is not None and "/gain/raw" not in row["name"]
+        ]
+        if not found:
+            continue
+        verdicts = [claims.verdict(dict(row), null) for row in found]
+        up, down = verdicts.count("above"), verdicts.count("below")
+        lines.append(
+            (
+                title,
+                number(len(found)),
+                f"{up} ({above})",
+                f"{down} ({below})",
+                number(verdicts.count("not shown")),
+            )
+        )
+    columns = ("claim", "contrasts", "above no effect", "below no effect", "not shown")
+    caption = "Contrasts whose 95 % interval lies wholly above or below no effect; no correction "
+    return Table(caption + "for the number of contrasts", columns, tuple(lines), columns[1:])
+
+
+def _folds(rows: Sequence[Mapping[str, Any]]):
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(row["name"].split("/")[0], []).append(row)
+    for group, members in groups.items():
+        table = run_section.results_table(f"Results of {group}", members)
+        yield Fold(f"{group}: {len(members)} numbers", (table,))
+
+
+def _runs(study: ClaimsStudy) -> Table:
+    first = next(iter(study.changes))
+    rows = tuple(
+        (
+            name,
+            "the reference" if name == first else how,
+            number(study.horizons[name]) if name in study.horizons else "none",
+        )
+        for name, how in study.changes.items()
+    )
+    columns = ("run", f"differs from {first} in", "weight-decay horizon, steps")
+    return Table("The runs; each lies in its own folder under runs/", columns, rows, columns[2:])
+
+
+def markdown(study: ClaimsStudy) -> str:
+    """The table with intervals as Markdown, to be kept."""
+    lines = [f"`{study.command}`", "", "| result | value | 95 % interval | unit | n | shown |"]
+    lines.append("|---|---:|---|---|---:|---|")
+    for row in study.rows:
+        null = 1.0 if row["name"].endswith("/inflation") else 0.0
+        value, interval = estimate(row["value"], row["low"], row["high"])
+        shown = claims.verdict(dict(row), null)
+        cells = (row["name"], value, interval or "–", row["unit"], row["n"], shown)
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines) + "\n"
