@@ -4,7 +4,7 @@
 
 Logs whose law of forgetting is known (tests/facts/synthetic.py) are analysed with the functions of
 `llm_dynamics.facts`; printed is how often nominal 95 % intervals hold the truth of the noise-free
-law. Two thousand studies at all settings take about five minutes on one core.
+law. Two thousand studies at all settings take more than an hour on one core.
 """
 
 import dataclasses
