@@ -19,6 +19,7 @@ class ScheduleConfig:
     warmup: int = 0  # steps of linear warm-up from 0 to the peak
     floor: float = 0.1  # the final learning rate as a fraction of the peak
     decay: int = 0  # wsd only: steps of the final linear decay
+    horizon: int = 0  # steps of the whole schedule, of which a run may read a part; 0 = the run's
 
     def __post_init__(self):
         if self.kind not in KINDS:
@@ -28,28 +29,44 @@ class ScheduleConfig:
                 "a schedule expects peak > 0 and 0 <= floor <= 1, "
                 f"got peak {self.peak} and floor {self.floor}"
             )
-        if self.warmup < 0 or self.decay < 0:
+        if self.warmup < 0 or self.decay < 0 or self.horizon < 0:
             raise UserError(
-                f"a schedule expects phases of 0 or more steps, got warmup {self.warmup} "
-                f"and decay {self.decay}"
+                f"a schedule expects phases of 0 or more steps, got warmup {self.warmup}, "
+                f"decay {self.decay} and horizon {self.horizon}"
             )
 
 
-def make_schedule(config: ScheduleConfig, steps: int) -> optax.Schedule:
-    """The learning rate of update t, for t = 0 .. steps - 1, as a function of t.
+def make_schedule(
+    config: ScheduleConfig, steps: int, first: int = 0, end: int = 0
+) -> optax.Schedule:
+    """The learning rate of update t of a run, for t = 0 .. steps - 1, as a function of t.
 
-    Warm-up is linear from 0 at t = 0 to the peak at t = warmup; the peak is a value that is used.
-    The decaying kinds reach `floor * peak` at t = steps. `wsd` is Hu et al. 2024
-    (arXiv:2404.06395): constant, then linear decay over the last `decay` steps. `inverse_sqrt` is
-    peak * sqrt(warmup / t) after the warm-up.
+    The schedule is a function of s = first + t. Warm-up is linear from 0 at s = 0 to the peak at
+    s = warmup; the peak is a value that is used. The decaying kinds reach `floor * peak` at
+    s = horizon. `wsd` is Hu et al. 2024 (arXiv:2404.06395): constant, then linear decay over the
+    last `decay` steps. `inverse_sqrt` is peak * sqrt(warmup / s) after the warm-up.
 
     Args:
       config: the schedule.
-      steps: updates of the whole run.
+      steps: updates of the run.
+      first: the schedule's step that update 0 reads.
+      end: the horizon when the config names none; 0 = first + steps.
 
     Raises:
-      UserError: the phases do not fit the run.
+      UserError: the phases do not fit the schedule, or the run goes beyond its end.
     """
+    last, steps = first + steps, config.horizon or end or first + steps
+    if last > steps:
+        raise UserError(
+            f"the {config.kind} schedule ends at step {steps}, but the run reads it up to step "
+            f"{last}; set optim.schedule.horizon to at least {last}, or shorten the run"
+        )
+    whole = _whole(config, steps)
+    return (lambda t: whole(first + t)) if first else whole
+
+
+def _whole(config: ScheduleConfig, steps: int) -> optax.Schedule:
+    """The schedule from its own step 0 to its horizon `steps`."""
     phases = config.warmup + (config.decay if config.kind == "wsd" else 0)
     if phases > steps:
         raise UserError(

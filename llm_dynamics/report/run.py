@@ -28,7 +28,7 @@ class Run:
     path: Path
     spec: Mapping[str, Any]
     data: Mapping[str, Any]
-    parent: str | None
+    parent: dict[str, Any] | None
     versions: Mapping[str, str]
     metrics: Mapping[str, tuple[np.ndarray, np.ndarray]]
     results: tuple[Mapping[str, Any], ...]

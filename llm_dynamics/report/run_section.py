@@ -128,7 +128,7 @@ def _fingerprints(run: Run) -> Table:
         for key, value in flatten(source.get("origin", {}), source["name"]):
             rows.append((f"`{key}`", _shown(value)))
     if run.parent:
-        rows.append(("parent run", run.parent))
+        rows.append(("starts from", f"step {run.parent['step']} of {run.parent['run']}"))
     return Table("What identifies the data", ("what", "value"), tuple(rows))
 
 

@@ -69,23 +69,16 @@ class Checkpoints:
         )
         try:
             stored = self._manager.item_metadata(step)["state"]
-            found = _leaves(getattr(stored, "tree", stored))
+            found = leaves(getattr(stored, "tree", stored))
         except Exception as error:
-            raise UserError(f"{advice}: its metadata is damaged ({_first_line(error)})") from error
-        expected = _leaves(abstract)
-        wrong = [
-            f"{name}: expected {expected.get(name, 'nothing')}, found {found.get(name, 'nothing')}"
-            for name in dict.fromkeys([*expected, *found])
-            if expected.get(name) != found.get(name)
-        ]
-        if wrong:
-            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-            raise UserError(f"{advice}: {'; '.join(wrong[:3])}{more}")
+            raise UserError(f"{advice}: its metadata is damaged ({first_line(error)})") from error
+        if wrong := differences(found, leaves(abstract)):
+            raise UserError(f"{advice}: {wrong}")
         try:
             items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
             return self._manager.restore(step, args=items)["state"]
         except Exception as error:
-            raise UserError(f"{advice}: its data is damaged ({_first_line(error)})") from error
+            raise UserError(f"{advice}: its data is damaged ({first_line(error)})") from error
 
     def wait(self) -> None:
         """Blocks until every save that was started is complete, and raises what went wrong."""
@@ -96,7 +89,18 @@ class Checkpoints:
         self._manager.close()
 
 
-def _leaves(tree: Any) -> dict[str, str]:
+def differences(found: dict[str, str], expected: dict[str, str]) -> str:
+    """What differs between two results of `leaves`, in words; "" when nothing does."""
+    wrong = [
+        f"{name}: expected {expected.get(name, 'nothing')}, found {found.get(name, 'nothing')}"
+        for name in dict.fromkeys([*expected, *found])
+        if expected.get(name) != found.get(name)
+    ]
+    more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+    return "; ".join(wrong[:3]) + more
+
+
+def leaves(tree: Any) -> dict[str, str]:
     """{path: "dtype[shape]"} of every array leaf, with keys written the same for any container."""
     flat = jax.tree_util.tree_flatten_with_path(tree)[0]
 
@@ -113,7 +117,8 @@ def _leaves(tree: Any) -> dict[str, str]:
     }
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The kind of an error and the first line of what it says."""
     return (
         f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error) else ''}"
     )

@@ -41,6 +41,26 @@ class CheckpointConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class StartConfig:
+    """The checkpoint of another run that this one starts from; the run's own steps begin at 0."""
+
+    run: str = ""  # its run folder; "" = none, fresh parameters
+    step: int = -1  # of the checkpoint; -1 = the last one
+    optimizer: str = "keep"  # "keep" its moments, or "reset" them
+    continue_schedule: bool = True  # the learning rate is read from the checkpoint's step on
+    data: str = "continue"  # the next rows of its data, or "fresh": the data from the beginning
+
+    def __post_init__(self):
+        if self.step < -1:
+            raise UserError(f"expected train.start.step of at least -1, got {self.step}")
+        for key, known in (("optimizer", ("keep", "reset")), ("data", ("continue", "fresh"))):
+            if getattr(self, key) not in known:
+                raise UserError(
+                    f"expected train.start.{key} {' or '.join(known)}, got {getattr(self, key)!r}"
+                )
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """The training loop of one run."""
 
@@ -50,6 +70,7 @@ class TrainConfig:
     validation_batches: int = 8  # at most so many batches each time
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    start: StartConfig = dataclasses.field(default_factory=StartConfig)
     tensorboard: bool = True  # event files beside metrics.jsonl
     wandb: str = ""  # Weights & Biases project; "" = off
 

@@ -20,12 +20,13 @@ from llm_dynamics.model import sharding
 from llm_dynamics.probe.log import ProbeLog
 from llm_dynamics.probe.packing import PackedProbes
 from llm_dynamics.probe.scoring import make_scorer
+from llm_dynamics.train import start as lineage
 from llm_dynamics.train.checkpoint import Checkpoints
 from llm_dynamics.train.metrics import MetricsLog
 from llm_dynamics.train.parts import Parts
 from llm_dynamics.train.processes import on_first
 from llm_dynamics.train.run_folder import RunFolder
-from llm_dynamics.train.state import init_state, shardings
+from llm_dynamics.train.state import shardings
 from llm_dynamics.train.step import make_validation
 
 _log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ def train(
     # ---- what will run -------------------------------------------------------------------
     spec = parts.spec
     total, mesh, abstract = spec.train.steps, parts.mesh, parts.abstract
+    lineage.check_plan(spec, parts.origin, plan)
 
     # ---- where it starts: the last checkpoint, or step 0 ----------------------------------
     checkpoints = Checkpoints(folder.checkpoints, spec.train.checkpoint, total)
@@ -78,7 +80,7 @@ def train(
         _log.info("resuming at step %d of %d", start, total)
         state = checkpoints.restore(start, abstract)
     else:
-        state = init_state(parts.decoder, parts.optimizer, mesh, spec.seed)
+        state = parts.first_state()
 
     # ---- compile once ---------------------------------------------------------------------
     _log.info("compiling the training step")
@@ -104,7 +106,7 @@ def train(
         unit="step",
         disable=isinstance(writer, _Silent) or not sys.stderr.isatty(),
     )
-    meta = {"spec": specs.to_json(spec), "data": plan.fingerprint}
+    meta = lineage.record(spec, parts.origin, plan)
 
     def fetch(pending) -> None:
         """Waits for one dispatched step, checks it and writes it down."""

@@ -15,8 +15,11 @@ from llm_dynamics.model.attention import resolve
 from llm_dynamics.model.decoder import Decoder
 from llm_dynamics.optim.optimizer import make_optimizer
 from llm_dynamics.optim.schedules import make_schedule
+from llm_dynamics.train import start
 from llm_dynamics.train.config import RunSpec
-from llm_dynamics.train.state import State, abstract_state
+from llm_dynamics.train.run_folder import RunFolder
+from llm_dynamics.train.start import Origin
+from llm_dynamics.train.state import State, abstract_state, init_state
 from llm_dynamics.train.step import make_train_step
 
 
@@ -30,6 +33,18 @@ class Parts:
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
     abstract: State
+    origin: Origin | None = None  # the checkpoint of another run that it starts from
+
+    @property
+    def first_data_step(self) -> int:
+        """The data's step that update 0 reads; `build_plan` wants to know."""
+        return start.data_step(self.spec, self.origin)
+
+    def first_state(self) -> State:
+        """The state before update 0: fresh, or that of the origin."""
+        if self.origin is None:
+            return init_state(self.decoder, self.optimizer, self.mesh, self.spec.seed)
+        return start.load(self.origin, self.spec, self.abstract, self.optimizer)
 
     @property
     def row_devices(self) -> int:
@@ -57,12 +72,17 @@ class Parts:
             return step.lower(self.abstract, batch).compile()
 
 
-def build(spec: RunSpec) -> Parts:
+def build(spec: RunSpec, folder: RunFolder | None = None) -> Parts:
     """Builds the parts of a run over all devices.
+
+    Args:
+      spec: the run.
+      folder: its run folder; what it started from is read there once that was written down.
 
     Raises:
       UserError: a mesh that does not divide the devices, model or batch, a schedule that does not
-        fit the run, an attention that cannot run here, or a tracker that is not installed.
+        fit the run, an attention that cannot run here, a checkpoint to start from that does not
+        fit, or a tracker that is not installed.
     """
     if spec.train.wandb and importlib.util.find_spec("wandb") is None:
         raise UserError(
@@ -74,6 +94,12 @@ def build(spec: RunSpec) -> Parts:
     sharding.check_mesh(spec.model, mesh, spec.data.batch_size // spec.train.accumulate)
     resolve(spec.model)
     decoder = Decoder(spec.model)
-    schedule = make_schedule(spec.optim.schedule, spec.train.steps)
+    origin = start.find(spec, folder)
+    schedule = make_schedule(
+        spec.optim.schedule, spec.train.steps, *start.schedule_span(spec, origin)
+    )
     optimizer = make_optimizer(spec.optim, schedule)
-    return Parts(spec, mesh, decoder, schedule, optimizer, abstract_state(decoder, optimizer, mesh))
+    abstract = abstract_state(decoder, optimizer, mesh)
+    if origin and not start.has_checkpoints(folder):
+        start.check(origin, spec, abstract)
+    return Parts(spec, mesh, decoder, schedule, optimizer, abstract, origin)

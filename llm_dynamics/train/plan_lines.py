@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from llm_dynamics.data.plan import Plan
 from llm_dynamics.model import size
+from llm_dynamics.train import start
 from llm_dynamics.train.parts import Parts
 
 
@@ -14,6 +15,7 @@ def describe(parts: Parts, plan: Plan) -> list[str]:
     The training step is compiled for the devices at hand, on shapes alone; nothing is allocated.
     """
     spec, schedule = parts.spec, parts.schedule
+    start.check_plan(spec, parts.origin, plan)
     total, tokens = spec.train.steps, spec.train.steps * plan.tokens_per_step
     flops = size.flops_per_token(spec.model, spec.data.length) * tokens
     about = plan.describe(total)
@@ -22,6 +24,7 @@ def describe(parts: Parts, plan: Plan) -> list[str]:
         f"({size.num_params_non_embedding(spec.model):,} without embeddings)",
         f"training: {total:,} steps x {plan.tokens_per_step:,} tokens = {tokens:,} tokens, "
         f"{flops:.3g} FLOPs",
+        *start.describe(spec, parts.origin),
         "sources:",
     ]
     for source in about["sources"]:

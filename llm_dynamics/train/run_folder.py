@@ -31,13 +31,14 @@ class RunFolder:
         self.figures = self.path / "figures"
         self._lock = None
 
-    def claim(self, run_spec: Any, data: dict[str, Any], parent: str | None = None) -> bool:
+    def claim(self, run_spec: Any, data: dict[str, Any], parent: Any = None) -> bool:
         """Writes spec.json, or checks that the folder belongs to the same spec and data.
 
         Args:
           run_spec: the resolved specification (nested frozen dataclasses).
           data: a description of the data with its `fingerprint`.
-          parent: the run this one starts from, if any.
+          parent: the checkpoint of another run that this one starts from (`start.Origin`), if
+            any.
 
         Returns:
           True if the folder was new.
@@ -57,7 +58,7 @@ class RunFolder:
         record = {
             "spec": spec.to_json(run_spec),
             "data": data,
-            "parent": parent,
+            "parent": spec.to_json(parent),
             "versions": versions(),
         }
         if not self.spec.exists():
