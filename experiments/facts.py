@@ -64,9 +64,14 @@ class Prepared:
     steps: np.ndarray  # at which the probes are scored
 
 
-def prepare(spec: Spec) -> Prepared:
-    """Opens the data and refuses whatever does not fit before any training."""
-    run_parts = parts_lib.build(spec)
+def prepare(spec: Spec, folder: RunFolder | None = None) -> Prepared:
+    """Opens the data and refuses whatever does not fit before any training.
+
+    Args:
+      spec: the run.
+      folder: its run folder, where a run that exists recorded what it started from.
+    """
+    run_parts = parts_lib.build(spec, folder)
     facts = arms_lib.load_facts(spec.facts)
     arms = arms_lib.assign_arms(facts, spec.facts)
     injections = plan_injections(facts, arms, spec.facts)
@@ -87,7 +92,14 @@ def prepare(spec: Spec) -> Prepared:
         facts=facts,
         arms=arms,
         injections=injections,
-        plan=build_plan(spec.data, tokenizer, injections, steps=spec.train.steps, data=data),
+        plan=build_plan(
+            spec.data,
+            tokenizer,
+            injections,
+            steps=spec.train.steps,
+            first_step=run_parts.first_data_step,
+            data=data,
+        ),
         probes=probes,
         encoded=encoded,
         packed=packing.pack(encoded, length, rows),
@@ -124,7 +136,8 @@ def run(spec: Spec, workdir: Path, command: str) -> Path:
 
 def learn(spec: Spec, workdir: Path, command: str) -> tuple[RunFolder, Prepared]:
     """Trains and probes to the end of the run; resumes what is there."""
-    folder, ready = RunFolder(workdir), prepare(spec)
+    folder = RunFolder(workdir)
+    ready = prepare(spec, folder)
     device = jax.devices()[0]
     devices = f"{jax.device_count()} x {device.device_kind} ({device.platform})"
     data = ready.plan.describe() | {
@@ -132,7 +145,7 @@ def learn(spec: Spec, workdir: Path, command: str) -> tuple[RunFolder, Prepared]
         "command": command,
         "device": devices,
     }
-    on_first(lambda: folder.claim(spec, data))
+    on_first(lambda: folder.claim(spec, data, ready.parts.origin))
     for caution in cautions(ready):
         _log.warning("caution: %s", caution)
     train(
@@ -205,8 +218,11 @@ def describe(spec: Spec) -> list[str]:
     lines = plan_lines.describe(ready.parts, ready.plan)
     lines += [
         "",
-        f"facts: {len(ready.facts)}, {len(ready.probes)} probes, scored at {len(ready.steps)} "
-        "steps",
+        f"facts: {len(ready.facts)}, {len(ready.probes):,} probes, scored at "
+        f"{len(ready.steps):,} steps",
+        f"injections: {len(ready.injections):,} at {len({i.step for i in ready.injections}):,} "
+        f"steps, rows by {spec.data.injection_rows}, "
+        f"{'with' if spec.data.isolate_documents else 'without'} document mask",
     ]
     for arm, given in doses(ready).items():
         coverage = "" if given.coverage is None else f", targets in {given.coverage:.0%} of texts"

@@ -9,7 +9,13 @@ from llm_dynamics.model import presets
 from llm_dynamics.optim.optimizer import OptimConfig
 from llm_dynamics.optim.schedules import ScheduleConfig
 from llm_dynamics.probe.cadence import ProbeConfig
-from llm_dynamics.train.config import CheckpointConfig, MeshConfig, RunSpec, TrainConfig
+from llm_dynamics.train.config import (
+    CheckpointConfig,
+    MeshConfig,
+    RunSpec,
+    StartConfig,
+    TrainConfig,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,4 +83,75 @@ def gpu() -> Spec:
     )
 
 
-PRESETS = {"smoke": smoke, "laptop": laptop, "gpu": gpu}
+def paper() -> Spec:
+    """The published protocol at its size (Chang et al. 2024, section 3 and appendix D).
+
+    Meant to go on from a checkpoint (`train.start.run`), with its optimizer state and its own
+    schedule: OLMo-1B's, whose horizon is the one that gives the published learning rates at its
+    three stages (table 5). What only the authors have is left to the user: their corpus in
+    `data.sources`, its `data.tokenizer`, and their passages in `facts.file`.
+    """
+    return Spec(
+        model=presets.named("olmo-1b", compute_dtype="bfloat16", remat="full"),
+        data=DataConfig(
+            ("wiki_leads@0.2", "gcide@0.6", "wordnet_glosses@0.2"),
+            "gpt2",
+            length=2048,
+            batch_size=2048,
+            isolate_documents=False,
+            injection_rows="prefix",
+        ),
+        optim=OptimConfig(
+            ScheduleConfig("cosine", 4e-4, warmup=2000, floor=0.1, horizon=739_328),
+            b1=0.9,
+            b2=0.95,
+            weight_decay=0.1,
+            clip_norm=1.0,
+        ),
+        train=TrainConfig(
+            2500,
+            accumulate=64,
+            mesh=MeshConfig(data=1, fsdp=-1),
+            checkpoint=CheckpointConfig(every=250),
+        ),
+        probe=ProbeConfig(every=1),
+        facts=FactsConfig(
+            num_facts=120,
+            arms=("paraphrase", "duplication", "once"),
+            sizes=(40, 40, 40),
+            assignment="ordered",
+            start=0,
+            interval=100,
+            encounters=10,
+            window=50,
+            paraphrases=9,
+        ),
+    )
+
+
+def paper128() -> Spec:
+    """The published reduced batch (appendix G): 128 rows, fresh moments, a constant rate.
+
+    The rate is that of OLMo-1B at its middle stage (table 5); give `optim.schedule.peak` another
+    for another checkpoint.
+    """
+    spec = paper()
+    return dataclasses.replace(
+        spec,
+        data=dataclasses.replace(spec.data, batch_size=128),
+        optim=dataclasses.replace(spec.optim, schedule=ScheduleConfig("constant", 3.79e-4)),
+        train=dataclasses.replace(
+            spec.train,
+            accumulate=4,
+            start=StartConfig(optimizer="reset", continue_schedule=False, data="fresh"),
+        ),
+    )
+
+
+PRESETS = {
+    "smoke": smoke,
+    "laptop": laptop,
+    "gpu": gpu,
+    "paper": paper,
+    "paper128": paper128,
+}
