@@ -60,6 +60,7 @@ def make_schedule(
         raise UserError(
             f"the {config.kind} schedule ends at step {steps}, but the run reads it up to step "
             f"{last}; set optim.schedule.horizon to at least {last}, or shorten the run"
+            + (", or begin it anew (train.start.continue_schedule=false)" if first else "")
         )
     whole = _whole(config, steps)
     return (lambda t: whole(first + t)) if first else whole

@@ -42,6 +42,21 @@ class SchedulesTest(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, "peak > 0"):
             ScheduleConfig(peak=-1.0)
 
+    @parameterized.parameters("cosine", "linear", "constant", "wsd", "inverse_sqrt")
+    def test_a_run_may_read_a_part_of_a_longer_schedule(self, kind):
+        config = ScheduleConfig(kind, 1e-2, warmup=5, decay=10)
+        whole = make_schedule(config, 100)
+        horizon = ScheduleConfig(kind, 1e-2, warmup=5, decay=10, horizon=100)
+        for part in (make_schedule(config, 20, 30, 100), make_schedule(horizon, 20, 30)):
+            self.assertEqual(
+                [float(part(jnp.asarray(t))) for t in range(20)],
+                [float(whole(jnp.asarray(t))) for t in range(30, 50)],
+            )
+        with self.assertRaisesRegex(UserError, "ends at step 100, .* up to step 101; .* anew"):
+            make_schedule(horizon, 20, 81)
+        with self.assertRaisesRegex(UserError, "up to step 101; .* shorten the run$"):
+            make_schedule(horizon, 101)
+
 
 if __name__ == "__main__":
     absltest.main()
