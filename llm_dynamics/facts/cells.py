@@ -12,6 +12,7 @@ import xarray as xr
 
 from llm_dynamics.errors import UserError
 from llm_dynamics.facts import measures
+from llm_dynamics.facts.common_lag import after_lag, gains_at_lag
 from llm_dynamics.facts.facts import DEPTHS
 
 CONTROL = "control"
@@ -39,9 +40,13 @@ class Cell:
       fact_P: each probe's fact.
       last: the earliest last encounter of any of its facts.
       change_SxP: scores less those before the first encounter, at every recorded step.
-      effectivity_UxP: gain of each encounter (Eq. 2); NaN beyond a fact's last one.
-      offsets_T: steps after the last maximum.
-      gain_TxP: scores there less those before the first encounter.
+      effectivity_UxP: gain of each encounter at its probe's own maximum (Eq. 2); NaN beyond a
+        fact's last one.
+      gain_TxP: scores t steps after each probe's last maximum less those before the first
+        encounter, as published.
+      effectivity_at_lag_UxP, gain_at_lag_TxP: the same at one lag after the encounters for all
+        probes instead of at maxima; see `common_lag`.
+      offsets_T: the steps t.
     """
 
     arm: str
@@ -50,13 +55,10 @@ class Cell:
     last: int
     change_SxP: np.ndarray
     effectivity_UxP: np.ndarray
-    offsets_T: np.ndarray
     gain_TxP: np.ndarray
-
-    @property
-    def effectivity_P(self) -> np.ndarray:
-        """Mean over the encounters of each probe's fact."""
-        return np.nanmean(self.effectivity_UxP, axis=0)
+    effectivity_at_lag_UxP: np.ndarray
+    gain_at_lag_TxP: np.ndarray
+    offsets_T: np.ndarray
 
 
 def read_table(log: xr.Dataset) -> Table:
@@ -128,13 +130,14 @@ def times_of(table: Table, arm: str, schedule: Sequence[int]) -> dict[str, tuple
 
 
 def cut(
-    table: Table, arm: str, depth: str, times: Mapping[str, Sequence[int]], window: int
+    table: Table, arm: str, depth: str, times: Mapping[str, Sequence[int]], window: int, lag: int
 ) -> Cell | None:
     """The cell of an arm at a depth, or None when it has no probes.
 
     Args:
       times: fact -> updates of its encounters.
       window: of the maxima; that of an encounter ends at the next one at the latest.
+      lag: steps after an encounter, at most the window; it ends at the next one as well.
 
     Raises:
       UserError: steps that the measures need and the log lacks.
@@ -151,7 +154,9 @@ def cut(
     most = max(map(len, groups))
     change_SxP = np.empty((len(table.steps_S), len(probes)))
     effectivity_UxP = np.full((most, len(probes)), np.nan)
+    at_lag_UxP = np.full((most, len(probes)), np.nan)
     gain_TxP = np.empty((len(offsets_T), len(probes)))
+    gain_at_lag_TxP = np.empty((len(offsets_T), len(probes)))
     for group, members in groups.items():
         loglik_SxP = table.loglik_SxP[:, probes[members]]
         change_SxP[:, members] = measures.change(loglik_SxP, table.steps_S, group[0])
@@ -159,9 +164,13 @@ def cut(
             reach = window if end is None else min(window, end - start)
             found_1xP = measures.effectivity(loglik_SxP, table.steps_S, [start], reach)
             effectivity_UxP[u, members] = found_1xP[0]
+            at_lag_UxP[u, members] = gains_at_lag(
+                loglik_SxP, table.steps_S, [start], min(lag, reach)
+            )[0]
         gain_TxP[:, members] = measures.after_last_maximum(
             loglik_SxP, table.steps_S, group, window, offsets_T
         )
+        gain_at_lag_TxP[:, members] = after_lag(loglik_SxP, table.steps_S, group, lag, offsets_T)
     return Cell(
         arm=arm,
         depth=depth,
@@ -169,8 +178,10 @@ def cut(
         last=min(group[-1] for group in groups),
         change_SxP=change_SxP,
         effectivity_UxP=effectivity_UxP,
-        offsets_T=offsets_T,
         gain_TxP=gain_TxP,
+        effectivity_at_lag_UxP=at_lag_UxP,
+        gain_at_lag_TxP=gain_at_lag_TxP,
+        offsets_T=offsets_T,
     )
 
 

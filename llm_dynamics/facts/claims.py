@@ -30,10 +30,13 @@ def subtracted(study: Study, arm: str, depth: str, measure: Measure) -> Estimate
 
 
 def gain_after(steps: int) -> Measure:
-    """Mean gain so many steps after the last maximum, in nats; the last recorded step at most."""
+    """Mean gain so many steps after the last maximum, in nats; the last recorded step at most.
+
+    The maximum is at the study's lag after the last encounter.
+    """
 
     def measure(study: Study, cell: Cell) -> Estimate:
-        return study.mean(cell, cell.gain_TxP[min(steps, len(cell.gain_TxP) - 1)])
+        return study.mean(cell, cell.gain_at_lag_TxP[min(steps, len(cell.offsets_T) - 1)])
 
     return measure
 
@@ -47,8 +50,8 @@ def share_left(study: Study, arm: str, depth: str, steps: int) -> Estimate:
 
 def first_minus_later(study: Study, cell: Cell) -> Estimate:
     """Effectivity of the first encounter less the mean of the later ones."""
-    later_P = np.nanmean(cell.effectivity_UxP[1:], axis=0)
-    return study.mean(cell, cell.effectivity_UxP[0] - later_P)
+    gains_UxP = cell.effectivity_at_lag_UxP
+    return study.mean(cell, gains_UxP[0] - np.nanmean(gains_UxP[1:], axis=0))
 
 
 def levels_before(study: Study, arm: str, depth: str) -> Estimate:
@@ -89,7 +92,7 @@ def by_frequency(study: Study, arm: str, depth: str) -> Estimate:
 
 def inflation(study: Study, arm: str, depth: str) -> Estimate:
     """The raw gain at the last maximum over the control-subtracted one; 1 = not inflated."""
-    raw = gain_after(0)(study, study.cell(arm, depth))
+    raw = estimates.published_gain(study, study.cell(arm, depth))
     return raw / subtracted(study, arm, depth, gain_after(0))
 
 
@@ -111,9 +114,9 @@ def within_run(study: Study, name: str, arms: Mapping[str, Sequence[str]]) -> li
         gain = subtracted(study, same, depth, gain_after(0))
         add(
             "gain/raw",
-            gain_after(0)(study, study.cell(same, depth)),
+            estimates.published_gain(study, study.cell(same, depth)),
             NATS,
-            f"gain of {same} at the last maximum as published, without a control",
+            f"raw gain of {same} at each probe's own last maximum, without a control, as published",
         )
         add("gain", gain, NATS, f"gain of {same} at the last maximum")
         add("effectivity", effect, NATS, f"effectivity of {same}, mean over encounters")

@@ -3,7 +3,7 @@
 Axes as in `cells`; R replicates of the facts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,7 @@ class Study:
       schedule: injected arm -> updates of its encounters; of facts with times of their own the
         log says them.
       window: steps after an encounter in which its maximum is sought.
+      lag: steps after an encounter at which gains less control are taken; see `common_lag`.
       weights: arm -> R x K.
     """
 
@@ -35,6 +36,7 @@ class Study:
     depths: tuple[str, ...]
     schedule: Mapping[str, tuple[int, ...]]
     window: int
+    lag: int
     weights: Mapping[str, np.ndarray]
 
     def cell(self, arm: str, depth: str, schedule_of: str | None = None) -> Cell | None:
@@ -46,7 +48,7 @@ class Study:
         if arm == CONTROL or schedule_of is not None:
             other = list(self.times(schedule_of or self._busiest()).values())
             times = {fact: other[i % len(other)] for i, fact in enumerate(times)}
-        return cells.cut(self.table, arm, depth, times, self.window)
+        return cells.cut(self.table, arm, depth, times, self.window, self.lag)
 
     def times(self, arm: str) -> dict[str, tuple[int, ...]]:
         """Updates of the encounters of each fact of an arm."""
@@ -79,11 +81,47 @@ def open_study(log, schedule, window: int, seed: int, resamples: int) -> Study:
     if not times:
         raise UserError(f"expected an injected arm in the probe log, got {', '.join(arms)}")
     weights = replicate_weights(cells.facts_of_arms(table), seed, resamples)
-    return Study(table, tuple(arms), tuple(depths), times, window, weights)
+    lag = _lag(table, times, window)
+    return Study(table, tuple(arms), tuple(depths), times, window, lag, weights)
+
+
+def _lag(table: Table, schedule: Mapping[str, Sequence[int]], window: int) -> int:
+    """The lag in 1 .. window at which injected facts less control stand highest.
+
+    Averaged over all probes and encounters; one lag for the whole study, so that its choice
+    hardly follows the noise of any cell.
+    """
+    is_control = table.labels["arm"] == CONTROL
+    control_S = table.loglik_SxP[:, is_control].mean(axis=1) if is_control.any() else 0.0
+    total_T, count_T = np.zeros(window), np.zeros(window)
+    last = max(
+        t[-1] for arm in schedule for t in cells.times_of(table, arm, schedule[arm]).values()
+    )
+    measures.common_offsets(table.steps_S, [last], window)  # refuses a run that ends before
+    for arm, steps in schedule.items():
+        for fact, times in cells.times_of(table, arm, steps).items():
+            score_SxP = table.loglik_SxP[:, table.labels["fact"] == fact]
+            above_S = score_SxP.mean(axis=1) - control_S
+            for start, end in zip(times, [*times[1:], times[-1] + window], strict=True):
+                reach = min(window, end - start)
+                rows_T = measures.rows_at(
+                    table.steps_S, start + np.arange(1, reach + 1), "the window of an encounter"
+                )
+                before = measures.rows_at(
+                    table.steps_S, np.array([start]), "the score before an encounter"
+                )
+                total_T[:reach] += above_S[rows_T] - above_S[before]
+                count_T[:reach] += 1
+    return int(np.argmax(total_T / np.maximum(count_T, 1))) + 1
 
 
 def gain_at_last_maximum(study: Study, cell: Cell) -> Estimate:
-    """Mean gain at the last local acquisition maximum of each probe."""
+    """Mean gain at the study's lag after the last encounter."""
+    return study.mean(cell, cell.gain_at_lag_TxP[0])
+
+
+def published_gain(study: Study, cell: Cell) -> Estimate:
+    """Mean gain at the last local acquisition maximum of each probe, no control."""
     return study.mean(cell, cell.gain_TxP[0])
 
 
@@ -93,12 +131,15 @@ def gain_at_end(study: Study, cell: Cell) -> Estimate:
 
 
 def effectivity(study: Study, cell: Cell) -> Estimate:
-    """Mean over probes and encounters."""
-    return study.mean(cell, cell.effectivity_P)
+    """Mean over probes and encounters, at the study's lag."""
+    return study.mean(cell, np.nanmean(cell.effectivity_at_lag_UxP, axis=0))
 
 
 def published_effectivity(study: Study, cell: Cell) -> tuple[Estimate, int, int]:
-    """The same without outliers, one filter over probes and encounters; values kept, and all."""
+    """At each probe's own maximum and without outliers, one filter over probes and encounters.
+
+    Returns the estimate, the number of values kept, and of all.
+    """
     met_UxP = np.isfinite(cell.effectivity_UxP)
     keep_UxP = met_UxP.copy()
     keep_UxP[met_UxP] = measures.interquartile_keep(cell.effectivity_UxP[met_UxP], OUTLIERS)
@@ -126,7 +167,7 @@ def subtracted_curve(study: Study, cell: Cell, control: Cell | None) -> Estimate
     """Control-subtracted mean gain at each t over that at t = 0, R x T; None without control."""
     if control is None:
         return None
-    gain = study.mean(cell, cell.gain_TxP) - study.mean(control, control.gain_TxP)
+    gain = study.mean(cell, cell.gain_at_lag_TxP) - study.mean(control, control.gain_at_lag_TxP)
     return gain / gain.then(lambda gain_RxT: gain_RxT[:, :1])
 
 

@@ -1,8 +1,10 @@
 """The numbers of a facts study, each with its interval, from the probe log alone.
 
 Names read ARM/DEPTH/MEASURE/FORM. "subtracted" is the arm less the never-injected control, whose
-facts share templates and name space and go through the same measures on the same schedule, so
-that the upward bias of a maximum over noisy scores cancels too.
+facts share templates and name space and go through the same measures on the same schedule. What is
+compared with a control is measured at one lag after encounters for all probes, since the bias of a
+maximum over noisy scores does not cancel (docs/statistics.md); "published" is at each probe's own
+maximum, without a control.
 """
 
 import math
@@ -31,8 +33,8 @@ _FORMS = {
 _MEASURES = {
     "gain_at_last_maximum": (
         estimates.gain_at_last_maximum,
-        "mean log-probability of the target's tokens at the last local acquisition maximum of each "
-        "probe less that just before the first encounter",
+        "mean log-probability of the target's tokens {lag} steps after the last encounter (where "
+        "injected facts less control stand highest) less that just before the first encounter",
     ),
     "gain_at_end": (
         estimates.gain_at_end,
@@ -41,8 +43,8 @@ _MEASURES = {
     ),
     "effectivity": (
         estimates.effectivity,
-        "mean over probes and encounters of the largest log-probability within the window after an "
-        "encounter less that just before it (Chang et al. 2024, Eq. 2)",
+        "mean over probes and encounters of the log-probability {lag} steps after an encounter "
+        "(where injected facts less control stand highest) less that just before it",
     ),
 }
 _CURVES = {
@@ -135,7 +137,8 @@ def make_row(name, estimate: Estimate | None, unit: str, definition: str, note: 
 def _gains(study: Study, cell: Cell, control: Cell | None) -> tuple[dict[str, Estimate], list[Row]]:
     """Rows of gains and effectivity, and the estimates that arms and depths are compared by."""
     kept, rows = {}, []
-    for measure, (estimate, definition) in _MEASURES.items():
+    for measure, (estimate, words) in _MEASURES.items():
+        definition = words.format(lag=study.lag)
         raw = estimate(study, cell)
         null = None if control is None else estimate(study, control)
         subtracted = None if null is None else raw - null
@@ -159,14 +162,29 @@ def _gains(study: Study, cell: Cell, control: Cell | None) -> tuple[dict[str, Es
                 _NO_CONTROL if null is None else _doubt(raw),
             )
         )
+    published = estimates.published_gain(study, cell)
+    path, at = f"{cell.arm}/{cell.depth}/gain_at_last_maximum", "each probe's own last maximum"
+    rows.append(
+        make_row(f"{path}/published", published, _NATS, f"gain at {at}, no control, as published")
+    )
+    rows.append(
+        make_row(
+            f"{path}/inflation",
+            None if control is None else published / kept["gain_at_last_maximum"],
+            "1",
+            f"gain at {at} without control, as published, over the control-subtracted gain",
+            _NO_CONTROL if control is None else _doubt(kept["gain_at_last_maximum"]),
+        )
+    )
     filtered, count, total = estimates.published_effectivity(study, cell)
     rows.append(
         make_row(
             f"{cell.arm}/{cell.depth}/effectivity/published",
             filtered,
             _NATS,
-            f"{_MEASURES['effectivity'][1]}; outliers beyond {OUTLIERS} interquartile ranges "
-            "removed, no control",
+            "mean over probes and encounters of the largest log-probability within the window "
+            "after an encounter less that just before it (Chang et al. 2024, Eq. 2); outliers "
+            f"beyond {OUTLIERS} interquartile ranges removed, no control",
             f"{count} of {total} values kept",
         )
     )

@@ -56,7 +56,27 @@ class OwnTimesTest(absltest.TestCase):
             at = times[-1] + 1 + scores_S[times[-1] + 1 : times[-1] + WINDOW + 1].argmax()
             later_T = scores_S[at : at + len(cell.offsets_T)] - scores_S[times[0]]
             np.testing.assert_allclose(cell.gain_TxP[:, p], later_T)
-        self.assertAlmostEqual(cell.effectivity_P[1], cell.effectivity_UxP[:2, 1].mean())
+            lag = self.study.lag
+            for u, t in enumerate(times):
+                at = min([t + lag, *times[u + 1 : u + 2]])
+                self.assertEqual(cell.effectivity_at_lag_UxP[u, p], scores_S[at] - scores_S[t])
+            start = times[-1] + lag
+            later_T = scores_S[start : start + len(cell.offsets_T)] - scores_S[times[0]]
+            np.testing.assert_allclose(cell.gain_at_lag_TxP[:, p], later_T)
+
+    def test_the_lag_is_where_injected_less_control_stands_highest(self):
+        scores, injected = self.table.loglik_SxP, self.table.labels["arm"] == "rare"
+        above = []
+        for lag in range(1, WINDOW + 1):
+            found = []
+            for fact, times in TIMES.items():
+                mine_S = scores[:, injected & (self.table.labels["fact"] == fact)].mean(axis=1)
+                less_S = mine_S - scores[:, ~injected].mean(axis=1)
+                for t, end in zip(times, [*times[1:], STEPS], strict=True):
+                    if t + lag <= end:
+                        found.append(less_S[t + lag] - less_S[t])
+            above.append(np.mean(found))
+        self.assertEqual(self.study.lag, 1 + int(np.argmax(above)))
 
     def test_the_control_borrows_the_times_in_turn(self):
         control = self.study.cell("control", "memorization", "rare")
