@@ -91,8 +91,8 @@ def smoke() -> Spec:
 def laptop() -> Spec:
     """Ends within ten minutes on two cores: few people, and so many meetings of each.
 
-    The plateau grows with the number of people: with 100 there is none, with 600 it takes more
-    steps than fit here. Scoring 160 of the people costs about a fifth of the training.
+    The plateau grows with the number of people: of 100, the loss falls through the baseline
+    without a rest. Scoring 160 of the people costs about a fifth of the training.
     """
     return Spec(
         model=presets.named("pocket-0.3m", vocab_size=1024),

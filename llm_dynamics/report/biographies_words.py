@@ -54,7 +54,7 @@ def _said_of_plateau(rows: Rows) -> str:
         return f"{lasts}; how much slower it falls there than later cannot be said."
     factor = f"{_with_interval(slow)} times as fast as across it"
     if slow["low"] > 1:
-        return f"{lasts}; after it, it falls {factor}, so the plateau is one."
+        return f"{lasts}; after it, it falls {factor}, so it is held up there."
     if slow["high"] < 1:
         return (
             f"{lasts}, but not because it rests there: it falls {factor} afterwards. A plateau "
