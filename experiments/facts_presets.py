@@ -48,6 +48,8 @@ def smoke() -> Spec:
 def laptop() -> Spec:
     """Ends within ten minutes on two cores: a 1M-parameter model, twelve encounters a fact.
 
+    Three blocks of facts, each with an assignment to arms of its own.
+
     Scoring every probe at every step costs less than a tenth of the training step.
     """
     return Spec(
@@ -59,7 +61,13 @@ def laptop() -> Spec:
         train=TrainConfig(400, validate_every=80, checkpoint=CheckpointConfig(every=80)),
         probe=ProbeConfig(),
         facts=FactsConfig(
-            num_facts=36, start=60, interval=20, encounters=12, paraphrases=11, probes_per_depth=1
+            num_facts=36,
+            blocks=3,
+            start=60,
+            interval=20,
+            encounters=12,
+            paraphrases=11,
+            probes_per_depth=1,
         ),
     )
 

@@ -99,6 +99,7 @@ def compute(
                     if decay is not None:
                         kept[f"decay_{form}"] = decay
                 headline[arm, depth] = kept
+                rows += _by_block(study, cell, control)
             rows += _final(study, arm, depth)
     return rows + _orderings(study, headline)
 
@@ -189,6 +190,32 @@ def _gains(study: Study, cell: Cell, control: Cell | None) -> tuple[dict[str, Es
         )
     )
     return kept, rows
+
+
+def _by_block(study: Study, cell: Cell, control: Cell | None) -> list[Row]:
+    """The gain in each block of facts, whose assignment to arms was drawn by itself."""
+    labels = study.table.labels
+    if control is None or len(set(labels.get("block", ()))) < 2:
+        return []
+    block_of = dict(zip(labels["fact"].tolist(), labels["block"].tolist(), strict=True))
+    rows = []
+    for block in sorted(set(block_of.values()), key=int):
+        means = []
+        for one in (cell, control):
+            kept_P = np.array([block_of[fact] == block for fact in one.fact_P], float)
+            mean = study.mean(one, one.gain_at_lag_TxP[:1], kept_P)
+            inside = {fact for fact in one.fact_P if block_of[fact] == block}
+            means.append(Estimate(mean.draws_RxT, {one.arm: len(inside)}))
+        rows.append(
+            make_row(
+                f"{cell.arm}/{cell.depth}/gain_at_last_maximum/subtracted/block_{block}",
+                means[0] - means[1],
+                _NATS,
+                f"{_MEASURES['gain_at_last_maximum'][1].format(lag=study.lag)}; "
+                f"{_FORMS['subtracted']}; facts of block {block} alone",
+            )
+        )
+    return rows
 
 
 def _forgetting(

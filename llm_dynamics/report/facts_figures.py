@@ -84,7 +84,7 @@ def gains(rows: Sequence[Gain]) -> Figure:
         title="What the injections added",
         caption=(
             "Gain of the target's mean log-probability over its value before the first encounter, "
-            "at the highest point after the last one. Left: facts of each arm as measured, and "
+            "where it stands highest after the last one. Left: facts of each arm as measured, and "
             "below each in grey the facts that were never injected, put through the same measure. "
             "Right: the difference of the two, which is the part that needs the fact itself. "
             "Lines are 95 % intervals over facts."

@@ -70,16 +70,16 @@ def answer(
             "to the facts themselves cannot be said."
         )
         return lead, ()
-    return f"In {depth} probes, at the highest point after the last encounter:", tuple(items)
+    return f"In {depth} probes, soon after the last encounter:", tuple(items)
 
 
 def reading(depth: str) -> str:
     """What the cards show."""
     return (
-        f"All cards: {depth} probes. Gain: mean log-probability of the target's tokens at its "
-        "maximum after the last encounter less that just before the first encounter, in nats per "
-        "token (0.69 nats double a token's probability). Beyond the control: less the same for "
-        "facts that were never injected. The mark shows the interval against zero, on one scale."
+        f"All cards: {depth} probes. Gain: mean log-probability of the target's tokens where "
+        "it stands highest after the last encounter less that just before the first encounter, in "
+        "nats per token (0.69 nats double a token's probability). Beyond the control: less the "
+        "same for facts that were never injected. The mark shows the interval against zero, on one scale."
     )
 
 
@@ -119,12 +119,22 @@ def definitions(window: int) -> tuple[tuple[str, str], ...]:
             "the first such step on ties (Eq. 1). Unless it is set, the window is as "
             "long as the optimizer's momentum echoes an update, at most up to the next encounter.",
         ),
-        ("Gain", "l at a probe's maximum after the last encounter less l just before the first."),
+        (
+            "Lag",
+            "What is compared with the control is not measured at maxima of each probe, which its "
+            "own noise lifts, but at one number of steps after an encounter for all probes: that "
+            "at which injected facts less control stand highest.",
+        ),
+        (
+            "Gain",
+            "l at the lag after the last encounter less l just before the first. As published: at "
+            "the probe's own maximum, without a control.",
+        ),
         (
             "Effectivity",
-            "The maximum after an encounter less l just before that encounter, averaged "
-            "over probes and encounters (Eq. 2). Noise alone makes it positive, which is why the "
-            "control is put through the same measure.",
+            "l at the lag after an encounter less l just before that encounter, averaged over "
+            "probes and encounters. As published: at the probe's own maximum (Eq. 2), where noise "
+            "alone makes it positive.",
         ),
         (
             "Control-subtracted (minus control)",
