@@ -79,7 +79,8 @@ def reading(depth: str) -> str:
         f"All cards: {depth} probes. Gain: mean log-probability of the target's tokens where "
         "it stands highest after the last encounter less that just before the first encounter, in "
         "nats per token (0.69 nats double a token's probability). Beyond the control: less the "
-        "same for facts that were never injected. The mark shows the interval against zero, on one scale."
+        "same for facts that were never injected. The mark shows the interval against zero, on one "
+        "scale."
     )
 
 
