@@ -5,6 +5,7 @@ NAME:WORDING[/spacing=...][/start=...][/interval=...][/encounters=...][/ratio=..
 e.g. `every40:same/interval=40/encounters=6`. What it leaves open comes from the config.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,6 +35,7 @@ SPACINGS = {
     "random": "times drawn uniformly for each fact from the span of the fixed schedule",
     "zipf": "random times, the r-th fact of the arm met encounters / r^exponent times",
 }
+MOST_STEPS = 2**31  # no run is as long
 _PER_FACT = ("random", "zipf")
 _KNOWN = {
     "duplication": "same",
@@ -94,6 +96,7 @@ class FactsConfig:
     """The facts of a study, their arms and their schedule."""
 
     file: str = ""  # JSON in the published schema; "" = our own generator
+    licence: str = ""  # licence and attribution of the file, printed in the report
     num_facts: int = 120  # over all arms
     arms: tuple[str, ...] = ("duplication", "paraphrase", "once", "control")
     sizes: tuple[int, ...] = ()  # facts of each arm; () = as equal as can be
@@ -199,7 +202,17 @@ def _parse(entry: str, config: FactsConfig) -> Arm:
         text = _KNOWN[name]
     elif not name or name in ARMS:
         raise UserError(f"expected a name of its own before the colon of {entry!r} in facts.arms")
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise UserError(
+            f"expected letters, digits, _ and - in the name of an arm, got {name!r} in facts.arms; "
+            "results are named ARM/DEPTH/..."
+        )
     wording, *settings = text.split("/")
+    if wording == "none" and colon:
+        raise UserError(
+            f"expected a wording that is injected for arm {name!r}, got none; the arm that is "
+            "never injected is `control`, under that name alone"
+        )
     if wording not in WORDINGS:
         raise UserError(
             f"unknown wording {wording!r} of arm {name!r}; {nearest(wording, WORDINGS)}"
@@ -225,16 +238,17 @@ def _parse(entry: str, config: FactsConfig) -> Arm:
             f"unknown spacing {values['spacing']!r} of arm {name!r}; "
             f"{nearest(values['spacing'], SPACINGS)}"
         )
-    for key, least in (
-        ("start", 0),
-        ("interval", 1),
-        ("encounters", 1),
-        ("ratio", 1),
-        ("exponent", 0),
+    for key, least, most in (
+        ("start", 0, MOST_STEPS),
+        ("interval", 1, MOST_STEPS),
+        ("encounters", 1, 100_000),
+        ("ratio", 1, 100),
+        ("exponent", 0, 100),
     ):
-        if not values[key] >= least:
+        if not least <= values[key] <= most:
             raise UserError(
-                f"expected {key} of arm {name!r} of at least {least}, got {values[key]}"
+                f"expected {key} of arm {name!r} of at least {least} and at most {most:,}, got "
+                f"{values[key]}"
             )
     return Arm(name, wording, **values)
 
