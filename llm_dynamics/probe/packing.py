@@ -113,9 +113,9 @@ def _sizes(encoded: Sequence[EncodedProbe], length: int) -> np.ndarray:
             )
         if len(probe.ids) - 1 > length:
             raise UserError(
-                f"probe {probe.name!r}: expected at most {length + 1} tokens (the model's length "
-                f"and the last target token), got {len(probe.ids)}, of which {probe.num_target} "
-                "are the target; shorten it or use a longer model"
+                f"probe {probe.name!r}: expected at most {length + 1} tokens (data.length and "
+                f"the last target token), got {len(probe.ids)}, of which {probe.num_target} are "
+                f"the target; shorten it or set data.length={len(probe.ids) - 1} or more"
             )
     return np.array([len(probe.ids) - 1 for probe in encoded])
 
