@@ -85,37 +85,44 @@ def check(
     return rows
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    cli.plainly(_run)
+def run(
+    run_dir: Path,
+    depth: str = "memorization",
+    wanted: tuple[int, int, int] = (10, 100, 1000),
+    level: float = 0.5,
+    until: int = 0,
+    out: Path | None = None,
+) -> Path:
+    """Fits, prints and writes the forecast; returns the path of its file.
 
+    Args:
+      wanted: encounters, interval and steps after the last one of the fact to forecast.
+      level: nats per token to be kept just before the next encounter.
+      until: last step the fit sees; 0 = all.
 
-def _run() -> None:
-    values = flags.FLAGS
-    if not values.log:
-        raise UserError("expected --log=RUN, the folder of a facts run")
-    folder = RunFolder(Path(values.log))
+    Raises:
+      UserError: not the folder of a facts run, or one without a control.
+    """
+    folder = RunFolder(run_dir)
     record = read_spec(folder.spec)["spec"]
     try:
         config = specs.from_json(FactsConfig, record["facts"], "facts")
         beta1 = record["optim"]["b1"]
     except (KeyError, TypeError):
-        raise UserError(f"expected the folder of a facts run, got {values.log}") from None
+        raise UserError(f"expected the folder of a facts run, got {run_dir}") from None
     log = open_log(folder.probes)
     if cells.CONTROL not in config.names:
         raise UserError(
             "expected a run with a never-injected control, got none; add it to its arms"
         )
-    kernels = law(log, config, values.depth, beta1, values.until)
+    kernels = law(log, config, depth, beta1, until)
     per_step = cells.tokens_per_step(cells.read_table(log))
-    wanted = (values.encounters, values.interval, values.after)
-    rows = forecast_rows(kernels, per_step, [wanted], [values.level], prefix=values.depth)
+    rows = forecast_rows(kernels, per_step, [wanted], [level], prefix=depth)
     for row in rows:
         value, interval = estimate(row["value"], row["low"], row["high"])
         line = f"{row['name']:<52} {value:>10} {interval or '':<24} {row['unit']}"
         print(line + (f"   ({row['note']})" if row["note"] else ""))
-    checked = check(log, config, values.depth, beta1, kernels) if values.until else []
+    checked = check(log, config, depth, beta1, kernels) if until else []
     for row in checked:
         told, found = (estimate(*row[key]) for key in ("forecast", "measured"))
         print(
@@ -123,9 +130,25 @@ def _run() -> None:
             f"{told[1]}, measured {found[0]} {found[1]}: "
             + ("inside" if row["inside"] else "NOT inside")
         )
-    out = Path(values.out) if values.out else folder.path / "forecast.json"
-    files.write_json(out, {"rows": rows, "check": checked})
+    out = out or folder.path / "forecast.json"
+    files.write_json(out, {"until": until, "rows": rows, "check": checked})
     print(f"written: {out}")
+    return out
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    values = flags.FLAGS
+
+    def work() -> None:
+        if not values.log:
+            raise UserError("expected --log=RUN, the folder of a facts run")
+        wanted = (values.encounters, values.interval, values.after)
+        out = Path(values.out) if values.out else None
+        run(Path(values.log), values.depth, wanted, values.level, values.until, out)
+
+    cli.plainly(work)
 
 
 if __name__ == "__main__":
