@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from llm_dynamics.errors import UserError
-from llm_dynamics.facts.arms import Arm, FactsConfig
+from llm_dynamics.facts.arms import MOST_STEPS, Arm, FactsConfig
 from llm_dynamics.facts.draws import shuffled
 from llm_dynamics.facts.facts import Fact
 
@@ -45,6 +45,11 @@ def _regular(arm: Arm) -> tuple[int, ...]:
     ratio = arm.ratio if arm.spacing == "geometric" else 1.0
     times, at = [], float(arm.start)
     for i in range(arm.encounters):
+        if at > MOST_STEPS:
+            raise UserError(
+                f"expected the {arm.encounters} encounters of arm {arm.name} within {MOST_STEPS:,} "
+                f"updates, got number {i + 1} beyond; lower its encounters, interval or ratio"
+            )
         times.append(round(at))
         at += arm.interval * ratio**i
     return tuple(times)

@@ -197,6 +197,11 @@ class InjectionTest(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, r"into 954 steps, got update 905 .*\+ 50 = 955"):
             timetable.check_schedule(config, 954)
 
+    def test_a_geometric_schedule_that_explodes_is_refused(self):
+        config = FactsConfig(arms=("so:same/spacing=geometric/ratio=100/encounters=9000",))
+        with self.assertRaisesRegex(UserError, r"9000 encounters of arm so .*got number 6 beyond"):
+            timetable.check_schedule(config, 1000)
+
     def test_too_few_wordings(self):
         config = FactsConfig(num_facts=4, encounters=4, paraphrases=2)
         facts = generate(4, num_paraphrases=2)
@@ -224,9 +229,13 @@ class InjectionTest(parameterized.TestCase):
             {"arms": "often:same/interval=x"},
             "a number for interval of arm 'often', got 'x'",
         ),
-        ({"arms": "often:same/interval=0"}, "interval of arm 'often' of at least 1, got 0"),
+        ({"arms": "often:same/interval=0"}, "interval of arm 'often' of at least 1 .*, got 0"),
         ({"arms": "often:same/spacing=fixd"}, "unknown spacing 'fixd'"),
-        ({"arms": "often:none"}, "at least one injected arm"),
+        ({"arms": "duplication,never:none"}, "is injected for arm 'never', got none.*`control`"),
+        ({"arms": "a b:same"}, "letters, digits, _ and - in the name of an arm, got 'a b'"),
+        ({"arms": "so:same/ratio=inf"}, "ratio of arm 'so' of at least 1 and at most 100, got inf"),
+        ({"arms": "so:same/encounters=1000000000"}, "encounters of arm 'so' .* at most 100,000"),
+        ({"encounters": "1000000000"}, "encounters of arm 'duplication' .* at most 100,000"),
         ({"blocks": "7"}, "split into facts.blocks = 7"),
         ({"blocks": "2", "assignment": "ordered"}, "expects facts.blocks=1"),
         ({"rotation": "1", "num_facts": "30"}, "arms of equal size"),
