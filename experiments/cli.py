@@ -17,6 +17,7 @@ from llm_dynamics.errors import UserError, disk_full
 from llm_dynamics.model import presets
 
 _PREFIX = "--config."
+_JOIN_SECONDS = 120  # that a process waits for the others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +96,10 @@ def resolve(spec: Any, model: str, overrides: Mapping[str, str]) -> Any:
                 "--config.sizes=NAME,NAME"
             )
         named = presets.named(model, vocab_size=spec.model.vocab_size)
-        named = dataclasses.replace(named, compute_dtype=spec.model.compute_dtype)
+        # What the preset chose for the machine rather than for the model stays.
+        named = dataclasses.replace(
+            named, compute_dtype=spec.model.compute_dtype, remat=spec.model.remat
+        )
         spec = dataclasses.replace(spec, model=named)
     return specs.override(spec, overrides)
 
@@ -135,21 +139,40 @@ def _speak() -> None:
 
 def _join(coordinator: str, count: int, index: int) -> None:
     if coordinator == "auto":
-        jax.distributed.initialize()
-        return
-    if not 0 <= index < count:
-        raise UserError(
-            f"expected 0 <= process_id < num_processes, got {index} and {count}; every process "
-            "gets the same --coordinator and --num_processes and its own --process_id"
+        who, where = "this process", "what the cluster tells"
+        advice = "off a cluster, give --coordinator=HOST:PORT, --num_processes and --process_id"
+        given = {}
+    else:
+        _check_address(coordinator)
+        if not 0 <= index < count:
+            raise UserError(
+                f"expected 0 <= process_id < num_processes, got {index} and {count}; every process "
+                "gets the same --coordinator and --num_processes and its own --process_id"
+            )
+        who, where = f"process {index} of {count}", coordinator
+        advice = (
+            "start all processes with the same --coordinator, which process 0 must be able to "
+            "listen on"
         )
+        given = {
+            "coordinator_address": coordinator,
+            "num_processes": count,
+            "process_id": index,
+        }
     try:
-        jax.distributed.initialize(coordinator, count, index)
+        jax.distributed.initialize(**given, initialization_timeout=_JOIN_SECONDS)
     except (RuntimeError, ValueError) as error:
+        said = str(error).partition("\n")[0]
+        raise UserError(f"{who} could not join at {where} ({said}); {advice}") from None
+
+
+def _check_address(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
         raise UserError(
-            f"process {index} of {count} could not join at {coordinator} "
-            f"({str(error).splitlines()[0]}); start all processes with the same --coordinator, "
-            "which process 0 must be able to listen on"
-        ) from None
+            "expected --coordinator=HOST:PORT with a port of 1 to 65535, or 'auto' on a cluster, "
+            f"got {address!r}"
+        )
 
 
 def split_overrides(argv: list[str]) -> tuple[dict[str, str], list[str]]:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from contextlib import redirect_stderr
 from pathlib import Path
+from unittest import mock
 
 from absl.testing import absltest, parameterized
 
@@ -51,6 +52,37 @@ class OverridesTest(parameterized.TestCase):
         self.assertEqual((spec.model.vocab_size, spec.model.num_layers), (1024, 2))
         with self.assertRaisesRegex(UserError, "pythia-14m"):
             cli.resolve(facts_presets.smoke(), "pythia-14", {})
+
+    def test_a_model_by_name_keeps_what_the_preset_chose_for_the_machine(self):
+        spec = cli.resolve(facts_presets.paper(), "pythia-14m", {})
+        self.assertEqual((spec.model.compute_dtype, spec.model.remat), ("bfloat16", "full"))
+
+
+class CoordinatorTest(parameterized.TestCase):
+    @parameterized.parameters("nohost", ":8476", "host:", "host:0", "127.0.0.1:99999", "host:8a")
+    def test_an_address_that_is_none_is_refused_before_joining(self, address):
+        with mock.patch.object(cli.jax.distributed, "initialize") as join:
+            with self.assertRaisesRegex(UserError, "HOST:PORT with a port of 1 to 65535"):
+                cli._join(address, 2, 0)
+        join.assert_not_called()
+
+    def test_auto_off_a_cluster_says_what_to_give_instead(self):
+        with (
+            mock.patch.object(
+                cli.jax.distributed,
+                "initialize",
+                side_effect=ValueError("coordinator_address should be defined."),
+            ),
+            self.assertRaisesRegex(UserError, "off a cluster, give --coordinator=HOST:PORT"),
+        ):
+            cli._join("auto", 1, 0)
+
+    def test_others_that_never_come_are_not_waited_for_without_end(self):
+        late = RuntimeError("DEADLINE_EXCEEDED: Barrier timed out.\nDetails")
+        with mock.patch.object(cli.jax.distributed, "initialize", side_effect=late) as join:
+            with self.assertRaisesRegex(UserError, r"process 1 of 2 .* host:81 \(DEADLINE.*out.\)"):
+                cli._join("host:81", 2, 1)
+        self.assertEqual(join.call_args.kwargs["initialization_timeout"], 120)
 
 
 class ErrorsTest(parameterized.TestCase):
