@@ -64,10 +64,12 @@ class Cell:
 def read_table(log: xr.Dataset) -> Table:
     """Takes the needed arrays out of a log and checks them.
 
-    Rows that were never written are left out; the measures that need them say so.
+    Rows at the end that were never written, those of an unfinished run, are left out; the
+    measures that need them say so.
 
     Raises:
-      UserError: no rows, labels that are missing, or a probe without a score in a written row.
+      UserError: no rows, rows lost before the last one, labels that are missing, or a probe
+        without a score in a written row.
     """
     for name in _LABELS:
         if name not in log.coords:
@@ -80,6 +82,14 @@ def read_table(log: xr.Dataset) -> Table:
     written_S = ~np.isnan(values_SxP).all(axis=1)
     if not written_S.any():
         raise UserError("expected at least one step in the probe log, got an empty one")
+    last = int(np.flatnonzero(written_S)[-1])
+    lost = log["step"].values[:last][~written_S[:last]]
+    if lost.size:
+        raise UserError(
+            f"expected every row of the probe log up to its last one, step "
+            f"{log['step'].values[last]}, got {lost.size} that are empty (the first is step "
+            f"{lost[0]}); restore the log, or run the study again in a new folder"
+        )
     values_SxP = values_SxP[written_S]
     steps_S = log["step"].values[written_S].astype(int)
     bad = np.argwhere(~np.isfinite(values_SxP))
@@ -90,7 +100,7 @@ def read_table(log: xr.Dataset) -> Table:
             f"{log['probe'].values[p]!r} at step {steps_S[s]} and {len(bad) - 1} more; the run "
             "diverged or the log is damaged"
         )
-    final = scores.isel(step=int(np.flatnonzero(written_S)[-1]))
+    final = scores.isel(step=last)
     names = [*_LABELS, *(name for name in _OPTIONAL if name in log.coords)]
     return Table(
         steps_S,

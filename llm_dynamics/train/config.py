@@ -99,6 +99,15 @@ class RunSpec:
     seed: int = 0  # of the initial parameters
 
     def __post_init__(self):
+        # Seeds are taken modulo 2^32, so a larger one would be another name for the same run.
+        if not (isinstance(self.seed, int) and 0 <= self.seed < 2**32):
+            raise UserError(f"expected a whole seed of 0 to {2**32 - 1}, got {self.seed}")
+        last = max(self.train.checkpoint.steps, default=0)
+        if last > self.train.steps:
+            raise UserError(
+                f"expected train.checkpoint.steps up to {self.train.steps}, the end of the run, "
+                f"got {last}; lengthen the run or drop the step"
+            )
         rows, parts = self.data.batch_size, self.train.accumulate
         if rows % parts:
             raise UserError(

@@ -75,6 +75,8 @@ def train(
     if start == total:
         _log.info("training is complete (%d steps)", total)
         checkpoints.close()
+        if open_probe_log and packed is not None:
+            on_first(lambda: _open_probes(folder, open_probe_log, total, total + 1).close())
         return
     if checkpoints.latest() is not None:
         _log.info("resuming at step %d of %d", start, total)
@@ -176,19 +178,7 @@ class _Writer:
         self._tokens, self._then = plan.tokens_per_step, time.perf_counter()
         self._probes = None
         if open_probe_log:
-            if start and not folder.probes.exists():
-                raise UserError(
-                    f"the run resumes at step {start}, but {folder.probes} is gone; restore it or "
-                    "start a new workdir"
-                )
-            self._probes = open_probe_log()
-            lacking = self._probes.missing(start)
-            if lacking:
-                raise UserError(
-                    f"the run resumes at step {start}, but {folder.probes} lacks {len(lacking)} "
-                    f"earlier rows (the first is step {lacking[0]}); restore it or start a new "
-                    "workdir"
-                )
+            self._probes = _open_probes(folder, open_probe_log, start, start)
         # Opened last, as opening drops the lines that are about to be written again.
         self._metrics = MetricsLog(
             folder.path,
@@ -227,6 +217,27 @@ class _Writer:
         for log in (self._metrics, self._probes):
             if log:
                 log.close()
+
+
+def _open_probes(
+    folder: RunFolder, open_probe_log: Callable[[], ProbeLog], start: int, stop: int
+) -> ProbeLog:
+    """The probe log of a run that is at step `start`, with every row below step `stop`."""
+    if start and not folder.probes.exists():
+        raise UserError(
+            f"the run stands at step {start}, but {folder.probes} is gone; restore it or start a "
+            "new workdir"
+        )
+    log = open_probe_log()
+    lost = log.missing(stop)
+    if lost:
+        raise UserError(
+            f"the run stands at step {start}, but {folder.probes} lacks {len(lost)} earlier rows "
+            f"(steps {lost[0]} to {lost[-1]}); restore it, delete the folders in "
+            f"{folder.checkpoints} of the steps after {lost[0]} and run again, or start a new "
+            "workdir"
+        )
+    return log
 
 
 def _check_finite(step: int, row: dict[str, float], saved: int | None) -> None:

@@ -226,6 +226,14 @@ def test_rows_that_were_never_written_are_left_out(noisy):
     assert found == short
 
 
+def test_rows_lost_before_the_last_one_are_refused(noisy):
+    _, log = noisy
+    holed = log.copy(deep=True)
+    holed["score"].values[64:96] = np.nan
+    with pytest.raises(UserError, match=r"step 500, got 32 that are empty \(the first is step 64"):
+        results.compute(holed, SCHEDULE, WINDOW, resamples=50)
+
+
 def test_reads_the_log_of_a_run(tmp_path):
     made = make_log({"once": (0,), "control": ()}, 20, facts_per_arm=2, probes_per_depth=1)
     keys = ("fact", "arm", "depth", "attribute", "candidates")

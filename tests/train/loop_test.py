@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import jax
+import numpy as np
 from absl.testing import absltest, parameterized
 
 from llm_dynamics.data.build import build_plan
@@ -15,6 +16,9 @@ from llm_dynamics.model import presets
 from llm_dynamics.optim.optimizer import OptimConfig
 from llm_dynamics.optim.schedules import ScheduleConfig
 from llm_dynamics.probe.cadence import ProbeConfig
+from llm_dynamics.probe.log import ProbeLog
+from llm_dynamics.probe.probes import Probe
+from llm_dynamics.probe.scoring import MEASURES
 from llm_dynamics.spec import override
 from llm_dynamics.train import parts as parts_lib
 from llm_dynamics.train import plan_lines
@@ -101,6 +105,37 @@ class LoopTest(parameterized.TestCase):
         kept = [{k: row[k] for k in ("step", "loss") if k in row} for row in read(place.metrics)]
         before = [json.loads(line) for line in lines]
         self.assertEqual(kept, [{k: r[k] for k in ("step", "loss") if k in r} for r in before])
+
+    def test_a_complete_run_that_lost_rows_of_its_probe_log_is_refused(self):
+        place = self._train()
+        plan = build_plan(self.spec.data, steps=8)
+
+        def open_log():
+            return ProbeLog(place.probes, [Probe("a", "b", "c")], [1], range(9), range(9))
+
+        def again():
+            train(parts_lib.build(self.spec), plan, place, packed=(), open_probe_log=open_log)
+
+        with self.assertRaisesRegex(UserError, "stands at step 8, but .*probes is gone"):
+            again()
+        with open_log() as log:
+            for step in (0, 1, 2, 5, 6, 7):
+                log.write(step, np.zeros((1, len(MEASURES))))
+        with self.assertRaisesRegex(UserError, r"lacks 3 earlier rows \(steps 3 to 8\)"):
+            again()
+        with open_log() as log:
+            for step in (3, 4, 8):
+                log.write(step, np.zeros((1, len(MEASURES))))
+        again()
+
+    @parameterized.parameters(
+        ({"train.checkpoint.steps": (3, 9)}, "checkpoint.steps up to 8, .* got 9"),
+        ({"seed": -1}, "seed of 0 to 4294967295, got -1"),
+        ({"seed": 2**32}, "got 4294967296"),
+    )
+    def test_settings_beyond_the_run_are_refused(self, changes, message):
+        with self.assertRaisesRegex(UserError, message):
+            override(self.spec, changes)
 
     @parameterized.parameters(
         ({"train.mesh.tensor": 3}, "does not fit 8 device"),
