@@ -3,7 +3,9 @@
 import dataclasses
 import logging
 import shlex
+import socket
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -149,6 +151,8 @@ def _join(coordinator: str, count: int, index: int) -> None:
                 f"expected 0 <= process_id < num_processes, got {index} and {count}; every process "
                 "gets the same --coordinator and --num_processes and its own --process_id"
             )
+        if index:
+            _await(coordinator)
         who, where = f"process {index} of {count}", coordinator
         advice = (
             "start all processes with the same --coordinator, which process 0 must be able to "
@@ -173,6 +177,23 @@ def _check_address(address: str) -> None:
             "expected --coordinator=HOST:PORT with a port of 1 to 65535, or 'auto' on a cluster, "
             f"got {address!r}"
         )
+
+
+def _await(address: str) -> None:
+    """Waits until process 0 listens: joining where nobody does ends in an abort, not an error."""
+    host, _, port = address.rpartition(":")
+    end = time.monotonic() + _JOIN_SECONDS
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() >= end:
+                raise UserError(
+                    f"expected process 0 to answer at {address} within {_JOIN_SECONDS} s, got: "
+                    f"{error.strerror or error}; start all processes with the same --coordinator"
+                ) from None
+        time.sleep(0.5)
 
 
 def split_overrides(argv: list[str]) -> tuple[dict[str, str], list[str]]:

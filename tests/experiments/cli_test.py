@@ -1,5 +1,6 @@
 import io
 import json
+import socket
 import subprocess
 import sys
 from contextlib import redirect_stderr
@@ -59,30 +60,38 @@ class OverridesTest(parameterized.TestCase):
 
 
 class CoordinatorTest(parameterized.TestCase):
+    def _joined(self, coordinator, index, error=None):
+        with mock.patch.object(cli.jax.distributed, "initialize", side_effect=error) as join:
+            cli._join(coordinator, 2, index)
+        return join.call_args.kwargs
+
     @parameterized.parameters("nohost", ":8476", "host:", "host:0", "127.0.0.1:99999", "host:8a")
     def test_an_address_that_is_none_is_refused_before_joining(self, address):
-        with mock.patch.object(cli.jax.distributed, "initialize") as join:
-            with self.assertRaisesRegex(UserError, "HOST:PORT with a port of 1 to 65535"):
-                cli._join(address, 2, 0)
-        join.assert_not_called()
+        with self.assertRaisesRegex(UserError, "HOST:PORT with a port of 1 to 65535"):
+            self._joined(address, 0, AssertionError("joined"))
 
     def test_auto_off_a_cluster_says_what_to_give_instead(self):
-        with (
-            mock.patch.object(
-                cli.jax.distributed,
-                "initialize",
-                side_effect=ValueError("coordinator_address should be defined."),
-            ),
-            self.assertRaisesRegex(UserError, "off a cluster, give --coordinator=HOST:PORT"),
-        ):
-            cli._join("auto", 1, 0)
+        error = ValueError("coordinator_address should be defined.")
+        with self.assertRaisesRegex(UserError, "off a cluster, give --coordinator=HOST:PORT"):
+            self._joined("auto", 0, error)
 
-    def test_others_that_never_come_are_not_waited_for_without_end(self):
-        late = RuntimeError("DEADLINE_EXCEEDED: Barrier timed out.\nDetails")
-        with mock.patch.object(cli.jax.distributed, "initialize", side_effect=late) as join:
-            with self.assertRaisesRegex(UserError, r"process 1 of 2 .* host:81 \(DEADLINE.*out.\)"):
-                cli._join("host:81", 2, 1)
-        self.assertEqual(join.call_args.kwargs["initialization_timeout"], 120)
+    def test_joining_has_an_end(self):
+        self.assertEqual(self._joined("host:81", 0)["initialization_timeout"], 120)
+        late = RuntimeError("Timed out.\nDetails")
+        with self.assertRaisesRegex(UserError, r"process 0 of 2 .* host:81 \(Timed out.\)"):
+            self._joined("host:81", 0, late)
+
+    def test_a_process_says_when_nobody_listens_at_the_coordinator(self):
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{other.getsockname()[1]}"
+            with (
+                mock.patch.object(cli, "_JOIN_SECONDS", 0),
+                self.assertRaisesRegex(UserError, f"process 0 to answer at {address} within 0 s"),
+            ):
+                self._joined(address, 1)
+            other.listen()
+            self.assertEqual(self._joined(address, 1)["process_id"], 1)
 
 
 class ErrorsTest(parameterized.TestCase):
