@@ -2,7 +2,8 @@
 
     launch/local                     pretrain on real text, inject fictional facts, probe every step
     launch/local --preset=smoke      the same in a minute, to see that everything works
-    launch/local --config.facts.file=fictional_knowledge.json   facts in the published schema
+    launch/local --preset=paper --config.facts.file=fictional_knowledge_paraphrased.json
+                                     the published facts and protocol (a large accelerator)
 
 Facts are assigned to arms at random: the same text at every encounter (duplication), another
 wording each time (paraphrase), one encounter (once), none at all (control). The headline numbers
@@ -10,6 +11,7 @@ are control-subtracted: at small scale most of the raw gain is template and name
 """
 
 import dataclasses
+import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,6 +42,8 @@ from llm_dynamics.probe.probes import EncodedProbe, Probe, encode_all
 from llm_dynamics.report.facts_report import FactsStudy, write_report
 from llm_dynamics.train import parts as parts_lib
 from llm_dynamics.train import plan_lines
+from llm_dynamics.train import start as lineage
+from llm_dynamics.train.config import StartConfig
 from llm_dynamics.train.loop import train
 from llm_dynamics.train.parts import Parts
 from llm_dynamics.train.processes import on_first
@@ -197,9 +201,19 @@ def page(spec: Spec, ready: Prepared) -> FactsStudy:
             ("tokenizer", ready.tokenizer.name),
         ),
         cautions=cautions(ready),
-        source=spec.facts.file,
+        source=source(spec.facts),
         seed=spec.facts.seed,
     )
+
+
+def source(config: arms_lib.FactsConfig) -> str:
+    """The facts file by name, start of its hash and licence, wherever it lies; "" without one."""
+    if not config.file:
+        return ""
+    path = Path(config.file).expanduser()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    licence = config.licence or "no licence given (facts.licence)"
+    return f"{path.name} (sha256 {digest}), {licence}"
 
 
 def doses(ready: Prepared) -> dict[str, Any]:
@@ -208,8 +222,30 @@ def doses(ready: Prepared) -> dict[str, Any]:
 
 
 def cautions(ready: Prepared) -> list[str]:
-    """What makes the arms unequal besides their treatment, and faults of the facts themselves."""
-    return dose.warnings(doses(ready)) + faults(audit(ready.facts))
+    """What makes the arms unequal or the run another than meant, and faults of the facts."""
+    first = min(i.step for i in ready.injections)
+    found = cautions_at_start(ready.parts, first) + dose.warnings(doses(ready))
+    return found + faults(audit(ready.facts))
+
+
+def cautions_at_start(parts: Parts, first: int) -> list[str]:
+    """What is odd about where a run starts that meets its first fact at update `first`."""
+    schedule, start, found = parts.spec.optim.schedule, parts.spec.train.start, []
+    done, _ = lineage.schedule_span(parts.spec, parts.origin)
+    if done + first < schedule.warmup:
+        share = float(parts.schedule(np.asarray(first))) / schedule.peak
+        found.append(
+            f"the first encounter, at update {first}, falls into the warm-up (it ends at update "
+            f"{schedule.warmup - done}): the learning rate there is {share:.2%} of its peak; raise "
+            "facts.start or lower optim.schedule.warmup"
+        )
+    meant = start != StartConfig() or schedule.horizon > parts.spec.train.steps
+    if not start.run and meant:
+        found.append(
+            "the run starts from fresh parameters, as train.start.run is empty, while its other "
+            "settings are those of a run that goes on from a checkpoint"
+        )
+    return found
 
 
 def describe(spec: Spec) -> list[str]:

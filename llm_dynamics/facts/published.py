@@ -24,7 +24,7 @@ def load_published(path: str | Path) -> tuple[Fact, ...]:
     Raises:
       UserError: an unreadable file, or the record number and field that is malformed.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     try:
         records = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,5 +1,6 @@
 """A facts study end to end from a file in the published schema."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def test_a_study_of_published_facts_ends_with_results_and_a_report(tmp_path):
         [
             *text.small_run(folder, corpus, tmp_path / "cache"),
             f"--config.facts.file={write_facts(facts)}",
+            "--config.facts.licence=CC BY 4.0, the invented authors",
             "--config.facts.assignment=ordered",
             "--config.facts.start=2",
             "--config.facts.interval=6",
@@ -66,4 +68,6 @@ def test_a_study_of_published_facts_ends_with_results_and_a_report(tmp_path):
             assert row["n"] == 2 and row["low"] <= row["value"] <= row["high"]
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "The lamp of station 0 stands on the" in page
-    assert str(facts) in page
+    digest = hashlib.sha256(facts.read_bytes()).hexdigest()[:12]
+    said = f"facts.json (sha256 {digest}), CC BY 4.0, the invented authors"
+    assert f"Quoted from: {said}." in page
