@@ -43,6 +43,11 @@ def write(tmp_path):
     return to_file
 
 
+def test_a_home_folder_is_found(write, monkeypatch):
+    monkeypatch.setenv("HOME", str(write([record(0)]).parent))
+    assert len(load_published("~/facts.json")) == 1
+
+
 def test_reads_records_with_and_without_paraphrases(write):
     facts = load_published(write([record(0), record(1, None), record(2, 0)]))
     assert [len(f.paraphrases) for f in facts] == [9, 0, 0]
