@@ -6,10 +6,11 @@ import numpy as np
 
 from llm_dynamics.facts.biography_results import Line
 from llm_dynamics.report import style
-from llm_dynamics.report.figures import Figure, spread, stack, thin
+from llm_dynamics.report.figures import Figure, canvas, spread, stack, thin
 from llm_dynamics.report.numbers import number
 
 TITLES = {"training": "wording read about the person", "held_out": "held-out wording"}
+_HEIGHT = 3.2  # inches
 _ROLES = {"seen": "series-1", "unseen": "series-2"}
 _BITS = {
     ("seen", "training"): ("seen, training wording", "series-1"),
@@ -35,7 +36,7 @@ def losses(
     """
 
     def draw():
-        canvas, axes = _canvas(2, sharey=True)
+        drawing, (axes,) = canvas(1, 2, _HEIGHT, sharey=True)
         for ax, wording in zip(axes, TITLES, strict=True):
             level = baseline["seen"]
             ax.axhspan(
@@ -56,7 +57,7 @@ def losses(
             ax.set_xlabel("step")
         axes[0].set_ylabel("loss (nats per answer)")
         axes[0].set_ylim(bottom=0)
-        return canvas
+        return drawing
 
     return Figure(
         name="losses",
@@ -88,7 +89,7 @@ def bits(lines: Sequence[Line], steps_S: np.ndarray, most: float, parameters: in
     shown = [line for line in lines if (line.group, line.wording) in _BITS]
 
     def draw():
-        canvas, (ax,) = _canvas(1)
+        drawing, ((ax,),) = canvas(1, 1, _HEIGHT)
         ax.axhline(most, color=style.color("muted"), lw=1, dashes=(5, 2))
         ends = [("all there is", most, "muted")]
         for line in shown:
@@ -113,7 +114,7 @@ def bits(lines: Sequence[Line], steps_S: np.ndarray, most: float, parameters: in
             )
         ax.set_ylabel("bits")
         ax.set_xlabel("step")
-        return canvas
+        return drawing
 
     return Figure(
         name="bits",
@@ -141,7 +142,7 @@ def overconfidence(lines: Sequence[Line], steps_S: np.ndarray) -> Figure:
     roles = dict(zip(TITLES, ("series-2", "series-4"), strict=True))
 
     def draw():
-        canvas, (left, right) = _canvas(2, sharey=True)
+        drawing, ((left, right),) = canvas(1, 2, _HEIGHT, sharey=True)
         for line in unseen:
             _draw(left, steps_S, line, roles[line.wording])
             known_S = -by_key["seen", line.wording].value_S
@@ -158,7 +159,7 @@ def overconfidence(lines: Sequence[Line], steps_S: np.ndarray) -> Figure:
         left.set_ylabel("loss of unseen people above the baseline (nats)")
         left.set_xlabel("step")
         right.set_xlabel("seen people: baseline less loss (nats per answer)")
-        return canvas
+        return drawing
 
     return Figure(
         name="overconfidence",
@@ -174,14 +175,6 @@ def overconfidence(lines: Sequence[Line], steps_S: np.ndarray) -> Figure:
         draw=draw,
         data=_table(lines, steps_S, "loss_above_baseline"),
     )
-
-
-def _canvas(columns: int, **shared: bool):
-    from matplotlib.figure import Figure as Canvas
-
-    canvas = Canvas(figsize=(10.2, 3.2), layout="constrained")
-    canvas.get_layout_engine().set(w_pad=0.06, h_pad=0.05, wspace=0.03, hspace=0.04)
-    return canvas, canvas.subplots(1, columns, squeeze=False, **shared)[0]
 
 
 def _draw(ax, steps_S: np.ndarray, line: Line, role: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from llm_dynamics.report import style
-from llm_dynamics.report.figures import Figure, stack, thin
+from llm_dynamics.report.figures import Figure, canvas, stack, thin
 
 PANELS = (  # title, unit, metric, log axis
     ("loss", "nats per token", "loss", False),
@@ -25,12 +25,9 @@ def training(metrics: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> 
     shown = [panel for panel in PANELS if panel[2] in metrics]
 
     def draw():
-        from matplotlib.figure import Figure as Canvas
-
         rows = (len(shown) + 1) // 2
-        canvas = Canvas(figsize=(10.2, 2.35 * rows), layout="constrained")
-        canvas.get_layout_engine().set(w_pad=0.06, h_pad=0.05, wspace=0.03, hspace=0.04)
-        axes = canvas.subplots(rows, 2, squeeze=False, sharex=True).ravel()
+        drawing, axes = canvas(rows, 2, 2.35 * rows, sharex=True)
+        axes = axes.ravel()
         for ax, (title, unit, name, log) in zip(axes, shown, strict=False):
             steps, values = (np.asarray(v, float) for v in metrics[name])
             chosen = thin(steps)
@@ -51,7 +48,7 @@ def training(metrics: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> 
         for ax in axes[max(len(shown) - 2, 0) : len(shown)]:
             ax.tick_params(labelbottom=True)
             ax.set_xlabel("step")
-        return canvas
+        return drawing
 
     names = [name for _, _, name, _ in shown] + [VALIDATION] * (VALIDATION in metrics)
     return Figure(
