@@ -6,6 +6,7 @@ row, so that rows may stay sharded).
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -72,6 +73,16 @@ def _join(x_NxBxCx: jax.Array, length: int) -> jax.Array:
     return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length]
 
 
+def _heads(head_DxV, dtype):
+    """The unembedding as it is used, D x V and V x D, gathered over fsdp as every weight is.
+
+    A lookup of labels in rows split by width would be split by width too, unlike the states.
+    """
+    head_DxV = nn.with_logical_constraint(head_DxV.astype(dtype), (None, "vocab"))
+    head_VxD = nn.with_logical_constraint(head_DxV.T, ("vocab", None))
+    return head_DxV, jax.lax.optimization_barrier(head_VxD)
+
+
 def _log_likelihood(h_CxD, head_DxV, head_VxD, targets_C):
     """Losses of a chunk, and what their gradient needs: exp(logits - max) and its sum.
 
@@ -88,8 +99,7 @@ def _log_likelihood(h_CxD, head_DxV, head_VxD, targets_C):
 
 def _losses(h_BxLxD, head_DxV, targets_BxL, chunk: int) -> jax.Array:
     """Per-token losses alone."""
-    head = head_DxV.astype(h_BxLxD.dtype)
-    head_VxD = jax.lax.optimization_barrier(head.T)
+    head, head_VxD = _heads(head_DxV, h_BxLxD.dtype)
 
     def body(_, inputs):
         h_BxCxD, targets_BxC = inputs
@@ -104,8 +114,7 @@ def _losses(h_BxLxD, head_DxV, targets_BxL, chunk: int) -> jax.Array:
 def _losses_and_gradients(h_BxLxD, head_DxV, targets_BxL, weights_BxL, chunk: int):
     """Per-token losses, and the gradients of their weighted sum by `h` and by the head."""
     dtype = h_BxLxD.dtype
-    head = head_DxV.astype(dtype)
-    head_VxD = jax.lax.optimization_barrier(head.T)
+    head, head_VxD = _heads(head_DxV, dtype)
 
     def body(d_head_DxV, inputs):
         h_BxCxD, targets_BxC, weights_BxC = inputs

@@ -1,7 +1,10 @@
 """On eight fake devices: the same parameters bit for bit, close values, clear refusals."""
 
+import contextlib
 import dataclasses
 import functools
+import os
+import tempfile
 
 import flax.linen as nn
 import jax
@@ -38,6 +41,21 @@ def _init(tied, *sizes):
     """Parameters on one device, or on a mesh of the given sizes."""
     mesh = sharding.make_mesh(*sizes) if sizes else _one_device()
     return sharding.init_params(Decoder(dataclasses.replace(CONFIG, tie_embeddings=tied)), 3, mesh)
+
+
+@contextlib.contextmanager
+def _standard_error():
+    """What is written to standard error, by the compiler too; complete once the block is left."""
+    said, kept = bytearray(), os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield said
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            file.seek(0)
+            said += file.read()
 
 
 class InitTest(parameterized.TestCase):
@@ -105,9 +123,11 @@ class StepTest(parameterized.TestCase):
                     (sharding.replicated(mesh), sharding.batch_sharding(mesh)),
                     sharding.param_shardings(decoder, mesh),
                 )
-                results.append(
-                    jax.jit(step, out_shardings=out, compiler_options=QUICK)(params, placed)
-                )
+                with _standard_error() as said:
+                    results.append(
+                        jax.jit(step, out_shardings=out, compiler_options=QUICK)(params, placed)
+                    )
+                self.assertNotIn(b"rematerialization", said)
         for a, b in zip(*map(jax.tree.leaves, results), strict=True):
             np.testing.assert_allclose(a, b, atol=2e-6, rtol=1e-4)
 
