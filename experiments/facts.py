@@ -210,7 +210,7 @@ def source(config: arms_lib.FactsConfig) -> str:
     """The facts file by name, start of its hash and licence, wherever it lies; "" without one."""
     if not config.file:
         return ""
-    path = Path(config.file).expanduser()
+    path = files.expanded(config.file)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     licence = config.licence or "no licence given (facts.licence)"
     return f"{path.name} (sha256 {digest}), {licence}"

@@ -8,6 +8,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from llm_dynamics.errors import UserError
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with `~` and `~user` written out.
+
+    Raises:
+      UserError: no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"the path {path} names a user without a home folder; write the folder out"
+        ) from None
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:

@@ -10,19 +10,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llm_dynamics.errors import UserError, disk_full
-from llm_dynamics.files import replacing
+from llm_dynamics.files import expanded, replacing
 
 try:
     import fcntl
 except ImportError:  # not on Windows; there two simultaneous set-ups are up to the user
     fcntl = None
 
-# What the user can mend besides a full disk: permissions, and a file where a folder should be.
+# What the user can mend besides a full disk: permissions, a file where a folder should be, and
+# file systems that take no folder.
 _MENDABLE = {
     errno.EACCES,
     errno.EPERM,
     errno.EROFS,
     errno.ENOTDIR,
+    errno.ENOENT,
     errno.EEXIST,
 }
 
@@ -36,7 +38,7 @@ def cache_folder(cache_dir: str = "") -> Path:
       UserError: the folder cannot be created or written.
     """
     chosen = cache_dir or os.environ.get(VARIABLE) or "~/.cache/llm_dynamics"
-    path = Path(chosen).expanduser().absolute()
+    path = expanded(chosen).absolute()
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
     if not os.access(path, os.W_OK):

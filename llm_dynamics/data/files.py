@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from llm_dynamics.errors import UserError
+from llm_dynamics.files import expanded
 
 TEXT = (".txt", ".md")
 JSONL = (".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -36,7 +37,7 @@ def find_files(target: str) -> list[tuple[str, Path]]:
     Raises:
       UserError: nothing is there, or it is of a kind that cannot be read.
     """
-    path = Path(target).expanduser()
+    path = expanded(target)
     supported = f"supported: {' '.join(SUFFIXES)}"
     if path.is_file():
         found = [(path.name, path)]
@@ -120,6 +121,11 @@ def _field_of_line(line: bytes, path: Path, number: int, start: int, field: str)
         raise UserError(
             f"{path}, line {number}: not a complete JSON value ({error.msg} at column "
             f"{error.colno}); expected one JSON object a line, perhaps the file is truncated"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path}, line {number}: JSON that cannot be read ({type(error).__name__}: {error}); "
+            "expected numbers and nesting of ordinary size"
         ) from None
     if not isinstance(record, dict):
         raise UserError(

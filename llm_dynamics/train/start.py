@@ -13,6 +13,7 @@ import orbax.checkpoint as ocp
 from llm_dynamics import spec as specs
 from llm_dynamics.data.plan import Plan
 from llm_dynamics.errors import UserError
+from llm_dynamics.files import expanded
 from llm_dynamics.train.checkpoint import differences, first_line, leaves
 from llm_dynamics.train.config import RunSpec
 from llm_dynamics.train.run_folder import RunFolder, read_spec
@@ -71,7 +72,7 @@ def find(spec: RunSpec, folder: RunFolder | None) -> Origin | None:
         return None
     if folder and folder.spec.exists() and (known := read_spec(folder.spec)["parent"]):
         return specs.from_json(Origin, known)
-    run = Path(asked.run).expanduser().absolute()
+    run = expanded(asked.run).absolute()
     if folder and run.resolve() == folder.path.resolve():
         raise UserError(f"expected train.start.run to be another run, got the workdir {run} itself")
     steps = _steps(run)

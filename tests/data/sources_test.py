@@ -11,7 +11,7 @@ import pytest
 import tensorflow_datasets as tfds
 import zstandard
 
-from llm_dynamics.data import sources
+from llm_dynamics.data import cache, sources
 from llm_dynamics.errors import UserError
 
 TEXTS = ["The first document.", "Das zweite, mit Umlaut: größer.", "def third():\n    return 3"]
@@ -55,6 +55,15 @@ def test_signs_in_an_existing_path_belong_to_the_path(tmp_path, monkeypatch):
     (tmp_path / "b#1").touch()
     assert sources.parse_source("a@2") == ("a@2", "", 1.0)
     assert sources.parse_source("b#1@5") == ("b#1", "", 5.0)
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [("~no_such_user/x", "user without a home folder"), ("/proc/x", "cannot write /proc/x")],
+)
+def test_a_cache_folder_that_cannot_be_is_refused(folder, message):
+    with pytest.raises(UserError, match=message):
+        cache.cache_folder(folder)
 
 
 def test_text_file_folder_and_glob(tmp_path):
@@ -191,6 +200,9 @@ NPY = np.arange(100)
         (save("a.npy", np.zeros((0, 3), int)), "a.npy", "holds no token"),
         (write("a.npy", b"\x93NUMPY\x01\x00"), "a.npy", "not a complete .npy file"),
         (write("a.txt", b"x"), "a.txt#text", "has no fields"),
+        (write("x", b""), "~no_such_user/x", "user without a home folder"),
+        (write("t.jsonl", b"9" * 5000), "t.jsonl", "line 1: JSON that cannot be read .ValueError"),
+        (write("t.jsonl", b"[" * 200_000), "t.jsonl", "line 1: JSON .* .RecursionError"),
         (write("x", b""), "wiki_lead", "unknown corpus 'wiki_lead'.*did you mean 'wiki_leads'"),
         (write("x", b""), "wiki_leads/de", "unknown corpus 'wiki_leads/de'"),
         (write("x", b""), "wiki_leads#body", "has one text only"),

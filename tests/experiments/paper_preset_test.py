@@ -12,6 +12,8 @@ from absl.testing import absltest, parameterized
 from experiments import cli, facts, facts_presets
 from llm_dynamics.data.injection import dose
 from llm_dynamics.optim.schedules import make_schedule
+from llm_dynamics.spec import override
+from llm_dynamics.train.parts import Parts
 
 SOURCE = [494] * 94 + [495] * 26  # tokens with their end, 59,374 together as published
 SOURCE[-1] += 59_374 - sum(SOURCE)
@@ -120,6 +122,24 @@ class PaperPresetTest(parameterized.TestCase):
             (small.optim.schedule.kind, small.train.start.optimizer), ("constant", "reset")
         )
         self.assertEqual(spec.model.compute_dtype, "bfloat16")
+
+
+class CautionsAtStartTest(parameterized.TestCase):
+    def _found(self, name, first, **changes):
+        spec = override(facts_presets.PRESETS[name](), changes)
+        schedule = make_schedule(spec.optim.schedule, spec.train.steps)
+        return facts.cautions_at_start(Parts(spec, None, None, schedule, None, None), first)
+
+    def test_an_encounter_within_the_warm_up_is_told_with_its_learning_rate(self):
+        self.assertEmpty(self._found("laptop", 30))
+        (caution,) = self._found("laptop", 6)
+        self.assertIn("at update 6, falls into the warm-up (it ends at update 30)", caution)
+        self.assertIn("is 20.00% of its peak", caution)
+
+    @parameterized.parameters("paper", "paper128")
+    def test_a_protocol_that_goes_on_from_a_checkpoint_says_that_none_is_given(self, name):
+        self.assertIn("starts from fresh parameters", self._found(name, 2000)[0])
+        self.assertEmpty(self._found(name, 2000, **{"train.start.run": "other"}))
 
 
 if __name__ == "__main__":

@@ -103,6 +103,8 @@ def test_malformed_records_are_named(write, spoil, message):
         (b"[3]", "record 0: expected an object, got int"),
         (b'[{"train_context": "a', "fault at line 1"),
         (b"[\xff]", "UTF-8 .* byte 1"),
+        (b"[" + b"9" * 5000 + b"]", "ordinary size .* ValueError"),
+        (b"[" * 200_000, "ordinary size .* RecursionError"),
     ],
 )
 def test_unreadable_files(tmp_path, content, message):

@@ -132,6 +132,7 @@ class LoopTest(parameterized.TestCase):
         ({"train.checkpoint.steps": (3, 9)}, "checkpoint.steps up to 8, .* got 9"),
         ({"seed": -1}, "seed of 0 to 4294967295, got -1"),
         ({"seed": 2**32}, "got 4294967296"),
+        ({"data.tokenizer": "bpe:265"}, "bpe:265 has more ids than the model's 264"),
     )
     def test_settings_beyond_the_run_are_refused(self, changes, message):
         with self.assertRaisesRegex(UserError, message):
