@@ -20,6 +20,7 @@ from llm_dynamics.data.config import DataConfig
 from llm_dynamics.errors import UserError
 from llm_dynamics.facts import claims, timetable
 from llm_dynamics.facts.arms import FactsConfig
+from llm_dynamics.facts.cells import CONTROL
 from llm_dynamics.facts.estimates import Study, open_study
 from llm_dynamics.model import presets, size
 from llm_dynamics.optim.optimizer import OptimConfig
@@ -27,6 +28,7 @@ from llm_dynamics.optim.schedules import ScheduleConfig
 from llm_dynamics.probe.cadence import ProbeConfig
 from llm_dynamics.probe.log import open_log
 from llm_dynamics.report.claims_report import ClaimsStudy, markdown, write_report
+from llm_dynamics.spec import nearest
 from llm_dynamics.train.config import CheckpointConfig, TrainConfig
 from llm_dynamics.train.run_folder import RunFolder
 
@@ -35,12 +37,27 @@ _log = logging.getLogger("llm_dynamics.claims")
 SAME = "duplication"
 
 
+FACTORS = (  # runs of the smallest size that change one thing
+    "constant-rate",
+    "rate-third",
+    "rate-triple",
+    "decay-none",
+    "decay-tenfold",
+    "batch-quarter",
+    "batch-quarter-rate-half",
+    "batch-quarter-facts-quarter",
+    "optimizer-keep",
+    "optimizer-reset",
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Spec:
     """All runs of the study follow from one."""
 
     base: facts_presets.Spec  # the run at the smallest size
     sizes: tuple[str, ...]  # named models, smallest first
+    factors: tuple[str, ...] = FACTORS  # which of them to run
     seeds: int = 3  # runs of the smallest size; in each, facts take other arms
     share_after: int = 100  # steps after the last maximum at which the share left is compared
     resamples: int = 1000  # of the facts
@@ -51,13 +68,20 @@ class Spec:
                 f"expected at least one size and one seed, got sizes {self.sizes} and seeds "
                 f"{self.seeds}"
             )
+        if not {SAME, CONTROL} <= set(self.base.facts.names):
+            raise UserError(
+                f"expected arms {SAME} and {CONTROL} in base.facts.arms, got "
+                f"{', '.join(self.base.facts.names)}"
+            )
+        for name in self.factors:
+            if name not in FACTORS:
+                raise UserError(f"unknown run {name!r} in factors; {nearest(name, FACTORS)}")
 
 
 def smoke() -> Spec:
     """A minute or two on two cores: every question asked, nothing shown."""
-    return Spec(
-        _base(steps=110, num_facts=24, rows=16, start=10, apart=(4, 8, 12)), ("pocket-0.1m",), 2
-    )
+    base = _base(steps=110, num_facts=24, rows=16, start=10, apart=(4, 8, 12))
+    return Spec(base, ("pocket-0.1m",), seeds=2)
 
 
 def desk() -> Spec:
@@ -147,7 +171,8 @@ def runs(spec: Spec, workdir: Path) -> dict[str, facts_presets.Spec]:
         )
         shifted = replace(small.facts, start=small.facts.start - start, arms=_shift(small, start))
         found[f"optimizer-{policy}"] = replace(small, train=train, facts=shifted)
-    return found
+    unasked = set(FACTORS) - set(spec.factors)
+    return {name: run for name, run in found.items() if name not in unasked}
 
 
 def _shift(run: facts_presets.Spec, steps: int) -> tuple[str, ...]:
@@ -206,7 +231,7 @@ def ask(spec: Spec, studies: Mapping[str, Study]) -> list[claims.Row]:
     """Every question of the study, in the order of its claims."""
     rows, asked = [], roles(spec.base.facts)
     sizes = [f"size-{name}" for name in spec.sizes]
-    for name in (*sizes, "constant-rate"):
+    for name in [name for name in studies if name in sizes or name == "constant-rate"]:
         rows += claims.within_run(studies[name], name, asked)
     for small, large in itertools.pairwise(sizes):
         what = f"in {large} less in {small}"
@@ -218,6 +243,8 @@ def ask(spec: Spec, studies: Mapping[str, Study]) -> list[claims.Row]:
         if name in sizes or name.startswith("seed-") or name == "optimizer-keep":
             continue
         other = reference.get(name, sizes[0])
+        if other not in studies:
+            continue
         if studies[name].weights[SAME].shape != studies[other].weights[SAME].shape:
             continue  # other facts: the report sets the two side by side instead
         rows += claims.between_runs(
