@@ -123,9 +123,14 @@ class Prepared:
     steps: np.ndarray  # at which the probes are scored
 
 
-def prepare(spec: Spec) -> Prepared:
-    """Invents the people and opens the data; refuses whatever does not fit before any training."""
-    run_parts = parts_lib.build(spec)
+def prepare(spec: Spec, folder: RunFolder | None = None) -> Prepared:
+    """Invents the people and opens the data; refuses whatever does not fit before any training.
+
+    Args:
+      spec: the run.
+      folder: its run folder, where a run that exists recorded what it started from.
+    """
+    run_parts = parts_lib.build(spec, folder)
     steps = probe_steps(spec.probe, spec.train.steps)
     people = lib.invent(spec.biographies)
     _log.info("preparing the data: %s", ", ".join(spec.data.sources))
@@ -141,7 +146,13 @@ def prepare(spec: Spec) -> Prepared:
         parts=run_parts,
         tokenizer=tokenizer,
         people=people,
-        plan=build_plan(spec.data, tokenizer, steps=spec.train.steps, data=data),
+        plan=build_plan(
+            spec.data,
+            tokenizer,
+            steps=spec.train.steps,
+            first_step=run_parts.first_data_step,
+            data=data,
+        ),
         probes=probes,
         encoded=encoded,
         packed=packing.pack(encoded, length, rows),
@@ -174,14 +185,15 @@ def check_answers(probes: Sequence[Probe], encoded: Sequence[EncodedProbe]) -> N
 
 def run(spec: Spec, workdir: Path, command: str) -> Path:
     """Trains, probes, computes and reports; resumes what is there. Returns the report's path."""
-    folder, ready = RunFolder(workdir), prepare(spec)
+    folder = RunFolder(workdir)
+    ready = prepare(spec, folder)
     device = jax.devices()[0]
     data = ready.plan.describe() | {
         "tokenizer": ready.tokenizer.name,
         "command": command,
         "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
     }
-    on_first(lambda: folder.claim(spec, data))
+    on_first(lambda: folder.claim(spec, data, ready.parts.origin))
     train(
         ready.parts,
         ready.plan,

@@ -7,6 +7,7 @@ import pytest
 from experiments import biographies, cli
 from llm_dynamics.errors import UserError
 from llm_dynamics.probe.log import open_log
+from llm_dynamics.train.run_folder import read_spec
 
 TINY = {
     "data.tokenizer": "bpe:512",
@@ -29,7 +30,7 @@ def tiny(cache, **more):
     return cli.resolve(biographies.smoke(), "", TINY | {"data.cache_dir": str(cache)} | more)
 
 
-def test_a_tiny_run_ends_in_results_and_a_page(tmp_path):
+def test_a_tiny_run_ends_in_results_and_a_page_and_can_be_gone_on_from(tmp_path, monkeypatch):
     spec = tiny(tmp_path / "cache")
     report = biographies.run(spec, tmp_path / "run", "launch/local biographies")
     rows = {r["name"]: r for r in json.loads((tmp_path / "run" / "results.json").read_text())}
@@ -50,6 +51,21 @@ def test_a_tiny_run_ends_in_results_and_a_page(tmp_path):
         assert (tmp_path / "run" / "figures" / f"{name}.csv").exists()
         assert f"figures/{name}.svg" in page
     assert "Not shown: the attribute statistics" in page
+
+    def told(parts, plan, *_, **__):
+        raise StopIteration(parts.first_data_step, plan.first_step)
+
+    monkeypatch.setattr(biographies, "train", told)
+    start = {
+        "train.start.run": str(tmp_path / "run"),
+        "train.start.continue_schedule": "false",
+    }
+    spec = tiny(tmp_path / "cache", **start)
+    with pytest.raises(StopIteration) as stopped:
+        biographies.run(spec, tmp_path / "next", "launch/local biographies")
+    assert stopped.value.args == (20, 20)
+    parent = read_spec(tmp_path / "next" / "spec.json")["parent"]
+    assert (parent["step"], parent["data_step"]) == (20, 20)
 
 
 def test_no_unseen_name_is_ever_trained_on(tmp_path):
