@@ -146,7 +146,7 @@ def hidden_at(decoder: Decoder, params: Any, rows: tuple, columns_BxL: jax.Array
 
     def layer(h, i, columns=None):
         # By index rather than a slice of all but the last, which would copy the weights.
-        weights = jax.tree.map(lambda x: x[i], params["layers"])
+        weights = jax.tree.map(lambda x: jnp.asarray(x)[i], params["layers"])
         return Layer(config).apply({"params": weights}, h, mask_BxMxM, angles, columns)
 
     last = config.num_layers - 1

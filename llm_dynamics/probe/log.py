@@ -89,7 +89,8 @@ class ProbeLog:
                 _create(fresh, table)
                 os.replace(fresh, self._path)
                 sync(self._path.parent)
-        self._array = zarr.open_array(_DurableStore(self._path), path="score", mode="r+")
+        with _readable(self._path):
+            self._array = zarr.open_array(_DurableStore(self._path), path="score", mode="r+")
 
     def write(self, step: int, values_PxM: np.ndarray) -> None:
         """Buffers the row of a step, in place of any earlier one."""
@@ -296,6 +297,6 @@ def _readable(path: Path) -> Iterator[None]:
     except Exception as error:
         raise UserError(
             f"expected a probe log at {path}, got a folder that cannot be read as one "
-            f"({type(error).__name__}: {error}); restore it from a copy, or move it away and run "
-            "the study again from the start"
+            f"({type(error).__name__}: {' '.join(str(error).split())}); restore it from "
+            "a copy, or move it away and run the study again from the start"
         ) from error

@@ -44,6 +44,11 @@ def read_run(run_dir: Path) -> Run:
     if not folder.path.is_dir():
         raise UserError(f"expected a run folder at {run_dir}, found none; check --workdir")
     record = read_spec(folder.spec)
+    per_step = record["data"].get("tokens_per_step")
+    if type(per_step) is not int or per_step < 1:
+        raise UserError(
+            f"expected data.tokens_per_step in {folder.spec}, got {per_step}; restore the file"
+        )
     rows = metrics_lib.read(folder.metrics) if folder.metrics.exists() else []
     return Run(
         path=folder.path,
@@ -74,7 +79,7 @@ def _read_results(path: Path) -> tuple[Mapping[str, Any], ...]:
         raise UserError(
             f"expected {path}, found nothing; let the run finish, its results come before its page"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path} is not a list of results with {', '.join(FIELDS)} ({type(error).__name__}: "
             f"{error}); delete it and run the same command again"

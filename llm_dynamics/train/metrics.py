@@ -17,18 +17,32 @@ def read(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics file; a last line cut short by a killed process is left out.
 
     Raises:
-      UserError: a line other than the last that is not JSON.
+      UserError: a file that is not UTF-8 text, a line other than the last that is not JSON, or
+        one that is not an object with a step.
     """
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path} cannot be read as text ({type(error).__name__}); restore the file or start a "
+            "new workdir"
+        ) from None
     rows = []
     for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
-        except ValueError:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
             if number < len(lines):
                 raise UserError(
                     f"{path} line {number} is not JSON; restore the file or start a new workdir"
                 ) from None
+            continue
+        if not isinstance(row, dict) or type(row.get("step")) is not int:
+            raise UserError(
+                f"{path} line {number} is not an object with a step; restore the file or start a "
+                "new workdir"
+            )
+        rows.append(row)
     return rows
 
 

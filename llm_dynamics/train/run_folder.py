@@ -49,6 +49,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._refuse_strangers()
+            self._refuse_other_kinds()
             self._hold()
         except OSError as error:
             raise UserError(
@@ -65,7 +66,7 @@ class RunFolder:
             files.write_json(self.spec, record)
             return True
         old = read_spec(self.spec)
-        changes = spec.difference(old["spec"], record["spec"])
+        changes = spec.difference(_with_defaults(run_spec, old["spec"]), record["spec"])
         if old["data"].get("fingerprint") != data["fingerprint"]:
             changes.append("data: its fingerprint differs; another corpus, tokenizer or package")
         if changes:
@@ -87,6 +88,13 @@ class RunFolder:
                 f"{', '.join(sorted(others)[:3])}); choose a new or empty folder"
             )
 
+    def _refuse_other_kinds(self) -> None:
+        holders = (self.probes, self.checkpoints, self.figures)
+        for path in (*holders, self.spec, self.metrics, self.results, self.report):
+            if path.exists() and path.is_dir() != (path in holders):
+                kinds = ("a folder", "a file") if path in holders else ("a file", "a folder")
+                raise UserError(f"expected {path} to be {kinds[0]}, got {kinds[1]}; move it away")
+
     def _hold(self) -> None:
         self._lock = (self.path / ".lock").open("w")
         try:
@@ -99,6 +107,14 @@ class RunFolder:
             _log.warning("no lock in %s (%s): keep it to one process", self.path, error.strerror)
 
 
+def _with_defaults(run_spec: Any, old: dict[str, Any]) -> dict[str, Any]:
+    """An older record with the fields that the spec has gained since, at their defaults."""
+    try:
+        return spec.to_json(spec.from_json(type(run_spec), old))
+    except (UserError, TypeError):  # it has no such fields, or lacks some without a default
+        return old
+
+
 def read_spec(path: Path) -> dict[str, Any]:
     """The record of a run: spec, data, parent and versions.
 
@@ -107,11 +123,15 @@ def read_spec(path: Path) -> dict[str, Any]:
     """
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
-        return {key: record[key] for key in ("spec", "data", "parent", "versions")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = {key: record[key] for key in ("spec", "data", "parent", "versions")}
+        for key, value in found.items():
+            if not isinstance(value, dict) and (key != "parent" or value is not None):
+                raise TypeError(key)
+        return found
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
-            f"{path} is not a run's spec ({type(error).__name__}); expected the spec.json that a "
-            "run writes"
+            f"{path} is not a run's spec ({type(error).__name__}: {error}); expected the "
+            "spec.json that a run writes"
         ) from None
 
 

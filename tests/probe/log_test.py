@@ -108,6 +108,11 @@ class ReadTest(LogTestCase):
         with self.assertRaisesRegex(UserError, "cannot be read"):
             new_log(path)
 
+    def test_a_store_whose_array_lost_its_description_is_damaged(self):
+        (self.written() / "score" / ".zarray").unlink()
+        with self.assertRaisesRegex(UserError, "cannot be read as one"):
+            new_log(self.path)
+
     def test_a_store_without_scores_is_damaged(self):
         xr.Dataset(coords={"step": [1]}).to_zarr(self.path, zarr_format=2, consolidated=True)
         with self.assertRaisesRegex(UserError, "without probe, measure, score"):

@@ -136,6 +136,12 @@ class ScoreTest(parameterized.TestCase):
             score(decoder, params, pack(others, 32))[:11], values_PxM[:11], atol=1e-5
         )
 
+    def test_parameters_of_numpy_score_as_those_of_jax(self):
+        decoder, params = model()
+        packed = pack(probes(3), 32)
+        values_PxM = scoring.score(decoder, jax.tree.map(np.asarray, params), packed)
+        np.testing.assert_allclose(values_PxM, score(decoder, params, packed), atol=1e-5)
+
     def test_rest_of_the_vocabulary_in_chunks(self):
         decoder, params = model()
         packed = pack(probes(), 32)
