@@ -49,7 +49,7 @@ def gains(study: Any) -> Figure:
             axis.set_title(depth)
             axis.set_xlabel("parameters")
         axes[0][0].set_ylabel("gain, nats per token")
-        axes[0][0].legend()
+        axes[0][0].legend(loc="upper left")
         return drawing
 
     return Figure(
@@ -99,7 +99,7 @@ def levels(study: Any) -> Figure:
             axis.set_title(f"{short(parameters)} parameters")
             axis.set_xlabel("encounter")
         axes[0][0].set_ylabel("level before it, nats per token")
-        axes[0][0].legend()
+        axes[0][0].legend(loc="upper left")
         return drawing
 
     return Figure(
