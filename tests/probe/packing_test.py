@@ -90,7 +90,9 @@ class PackTest(parameterized.TestCase):
         self.assertEqual(best_length(encoded, 128, 12), 32)
 
     def test_too_long(self):
-        with self.assertRaisesRegex(UserError, "'p1'.*at most 9 tokens.*got 10.*data.length=9 or more"):
+        with self.assertRaisesRegex(
+            UserError, "'p1'.*at most 9 tokens.*got 10.*data.length=9 or more"
+        ):
             pack(probes([9, 10], [1, 1]), 8)
         with self.assertRaisesRegex(UserError, "'p1'.*at most 9 tokens.*got 10"):
             best_length(probes([9, 10], [1, 1]), 8)
