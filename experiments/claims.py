@@ -117,6 +117,7 @@ def _base(steps: int, num_facts: int, rows: int, start: int, apart) -> facts_pre
                 f"zipf:{same(0, middle, 'encounters=12/spacing=zipf')}",
                 "control",
             ),
+            matched=True,
             blocks=num_facts // 24 if num_facts >= 96 else 1,
             start=start,
             interval=middle,

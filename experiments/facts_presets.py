@@ -62,6 +62,7 @@ def laptop() -> Spec:
         probe=ProbeConfig(),
         facts=FactsConfig(
             num_facts=36,
+            matched=True,
             blocks=3,
             start=60,
             interval=20,

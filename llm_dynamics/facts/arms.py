@@ -101,6 +101,7 @@ class FactsConfig:
     arms: tuple[str, ...] = ("duplication", "paraphrase", "once", "control")
     sizes: tuple[int, ...] = ()  # facts of each arm; () = as equal as can be
     assignment: str = "random"  # "random" over facts, balanced over kinds; "ordered" as published
+    matched: bool = False  # generated facts in sets of one per arm that share the answer asked for
     blocks: int = 1  # equal parts of the facts, each with an assignment of its own
     rotation: int = 0  # fact i gets the arm this many places on: runs 0, 1, ... are a Latin square
     seed: int = 0  # of the invented facts and the assignment
@@ -167,6 +168,13 @@ class FactsConfig:
                 f"facts.blocks=1 and facts.rotation=0, got {self.blocks} and {self.rotation}"
             )
         even = not self.num_facts % (self.blocks * len(names)) and len(set(self.sizes)) < 2
+        fits = even and self.assignment == "random" and not self.file
+        if self.matched and not (fits and self.probes_per_depth == 1):
+            raise UserError(
+                "facts.matched expects generated facts (no facts.file), facts.assignment=random, "
+                "facts.probes_per_depth=1 and arms of equal size, got facts.num_facts = "
+                f"{self.num_facts} in {self.blocks} blocks for {len(names)} arms"
+            )
         if self.rotation and not even:
             raise UserError(
                 "facts.rotation expects arms of equal size, got facts.num_facts = "
@@ -266,6 +274,7 @@ def load_facts(config: FactsConfig) -> tuple[Fact, ...]:
             config.paraphrases,
             config.attributes,
             config.probes_per_depth,
+            len(config.names) if config.matched else 1,
         )
     facts = load_published(config.file)
     if len(facts) < config.num_facts:
@@ -286,8 +295,8 @@ def assign_arms(facts: Sequence[Fact], config: FactsConfig) -> dict[str, str]:
     """The arm of every fact by its name, in the order of the facts.
 
     Random assignment shuffles the facts within each kind and deals the arms out in turn, block by
-    block, so that arms of equal size differ by at most one fact of any kind. Ordered assignment
-    gives the first facts to the first arm and so on.
+    block, so that arms of equal size differ by at most one fact of any kind. Matched facts are
+    shuffled within each set. Ordered assignment gives the first facts to the first arm and so on.
     """
     blocks = block_of(facts, config)
     arm_of: dict[str, str] = {}
@@ -299,6 +308,13 @@ def assign_arms(facts: Sequence[Fact], config: FactsConfig) -> dict[str, str]:
 
 def _assign_block(facts: Sequence[Fact], config: FactsConfig, block: int) -> dict[str, str]:
     count, names = len(facts), config.names
+    if config.matched:
+        arm_of = {}
+        for start in range(0, count, len(names)):
+            members = facts[start : start + len(names)]
+            for i, fact in enumerate(shuffled(members, config.seed, "arms", block, start)):
+                arm_of[fact.name] = names[(i + config.rotation) % len(names)]
+        return arm_of
     sizes = [size // config.blocks for size in config.sizes]
     sizes = sizes or [count // len(names) + (i < count % len(names)) for i in range(len(names))]
     slots = [(i, j / size) for i, size in enumerate(sizes) for j in range(size)]

@@ -17,7 +17,7 @@ from llm_dynamics.facts.facts import DEPTHS
 
 CONTROL = "control"
 _LABELS = ("fact", "arm", "depth", "attribute")
-_OPTIONAL = ("candidates", "encounters", "block")
+_OPTIONAL = ("candidates", "encounters", "block", "set")
 
 
 class Table(NamedTuple):

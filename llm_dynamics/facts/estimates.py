@@ -80,9 +80,25 @@ def open_study(log, schedule, window: int, seed: int, resamples: int) -> Study:
             )
     if not times:
         raise UserError(f"expected an injected arm in the probe log, got {', '.join(arms)}")
-    weights = replicate_weights(cells.facts_of_arms(table), seed, resamples)
+    weights = _weights(table, seed, resamples)
     lag = _lag(table, times, window)
     return Study(table, tuple(arms), tuple(depths), times, window, lag, weights)
+
+
+def _weights(table: Table, seed: int, resamples: int) -> dict[str, np.ndarray]:
+    """Replicates of the facts of every arm; matched sets are resampled as wholes."""
+    facts, sets = cells.facts_of_arms(table), table.labels.get("set")
+    names = np.unique(sets) if sets is not None else []
+    if not all(count == len(names) for count in facts.values()):
+        return replicate_weights(facts, seed, resamples)
+    drawn_RxK = replicate_weights({"set": len(names)}, seed, resamples)["set"]
+    set_of = dict(zip(table.labels["fact"].tolist(), sets.tolist(), strict=True))
+    weights = {}
+    for arm in facts:
+        members = np.unique(table.labels["fact"][table.labels["arm"] == arm])
+        columns = np.searchsorted(names, [set_of[fact] for fact in members.tolist()])
+        weights[arm] = drawn_RxK[:, columns]
+    return weights
 
 
 def _lag(table: Table, schedule: Mapping[str, Sequence[int]], window: int) -> int:

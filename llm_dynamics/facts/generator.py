@@ -6,6 +6,7 @@ space are shared by all facts: what a model learns from them without learning th
 facts that were never injected.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterable, Iterator
 
@@ -25,6 +26,7 @@ def generate(
     num_paraphrases: int = 9,
     attributes_per_fact: int = 3,
     probes_per_depth: int = 0,
+    matched: int = 1,
 ) -> tuple[Fact, ...]:
     """Invents `num_facts` facts, kinds in turn; fewer facts are a prefix of more.
 
@@ -34,6 +36,10 @@ def generate(
       num_paraphrases: wordings besides the original; at most templates per relation - 1.
       attributes_per_fact: sentences of a passage, 3 or 4.
       probes_per_depth: attributes asked for at each depth; 0 = all of them.
+      matched: facts in turn that form a set: same kind, relations and templates, same answer to
+        the one attribute that is asked (`probes_per_depth` must be 1), other names and other
+        attributes. What a model learns of templates and answers is then the same for all facts of
+        a set. Their probes carry the label `set`.
 
     Returns:
       Facts named `person-0000-Velor-Tansik`. Probes: *memorization*, the sentence of the original
@@ -54,18 +60,31 @@ def generate(
     ):
         if not low <= value <= high:
             raise UserError(f"expected facts.{key} from {low} to {high}, got {value}")
+    if matched > 1 and probes_per_depth != 1:
+        raise UserError(
+            "expected facts.probes_per_depth=1 with facts.matched, whose facts share the answer "
+            f"that is asked and no other, got {probes_per_depth}"
+        )
     words = _new_words(seed)
     used_pairs: set[tuple[str, ...]] = set()
-    facts = []
+    facts: list[Fact] = []
+    values: list[tuple[Relation, str]] = []
     for index in range(num_facts):
-        kind = KINDS[index % len(KINDS)]
+        group = index // matched  # decides everything that the facts of a set share
+        kind = KINDS[group % len(KINDS)]
         entity = " ".join(next(words) for _ in range(kind.name_words))
-        chosen = shuffled(kind.relations, seed, "relations", index)[:attributes_per_fact]
-        values = _unique_values(kind, chosen, used_pairs, seed, index)
-        wordings = _wordings(entity, values, num_paraphrases + 1, seed, index)
+        chosen = shuffled(kind.relations, seed, "relations", group)[:attributes_per_fact]
+        shared = values[0] if index % matched else None
+        values = _unique_values(kind, chosen, used_pairs, seed, index, shared)
+        wordings = _wordings(entity, values, num_paraphrases + 1, seed, group)
         name = f"{kind.name}-{index:04d}-{entity.replace(' ', '-')}"
         asked = probes_per_depth or attributes_per_fact
-        probes = _probes(name, kind, entity, values, asked, seed, index)
+        probes = _probes(name, kind, entity, values, asked, seed, group)
+        if matched > 1:
+            probes = tuple(
+                dataclasses.replace(probe, labels={**probe.labels, "set": str(group)})
+                for probe in probes
+            )
         facts.append(Fact(name, wordings[0], tuple(wordings[1:]), probes, kind.name))
     return tuple(facts)
 
@@ -92,14 +111,24 @@ def _world_words() -> set[str]:
 
 
 def _unique_values(
-    kind: Kind, chosen: list[Relation], used: set[tuple[str, ...]], seed: int, index: int
+    kind: Kind,
+    chosen: list[Relation],
+    used: set[tuple[str, ...]],
+    seed: int,
+    index: int,
+    shared: tuple[Relation, str] | None = None,
 ) -> list[tuple[Relation, str]]:
-    """Draws an answer per relation until no pair of them belongs to an earlier entity."""
+    """Draws an answer per relation until no pair of them belongs to an earlier entity.
+
+    `shared` gives the first relation's answer instead.
+    """
     for attempt in range(10_000):
         values = [
             (r, r.answers[draw(len(r.answers), seed, "answer", index, r.name, attempt)])
             for r in chosen
         ]
+        if shared is not None:
+            values[0] = shared
         pairs = [
             (
                 kind.name,

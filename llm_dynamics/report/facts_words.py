@@ -140,7 +140,9 @@ def definitions(window: int) -> tuple[tuple[str, str], ...]:
         (
             "Control-subtracted (minus control)",
             "A measure of an arm less the same measure of the "
-            "never-injected facts on the same schedule.",
+            "never-injected facts on the same schedule. Matched facts (`facts.matched`) come in "
+            "sets of one fact per arm that share template and answer, so that the difference is "
+            "what the model ties to the name.",
         ),
         (
             "Retainability R(t)",
@@ -156,9 +158,10 @@ def definitions(window: int) -> tuple[tuple[str, str], ...]:
         ),
         (
             "Interval",
-            "95 % bootstrap interval that resamples facts, since the probes of one fact "
-            "are not independent. It speaks of other facts like these, not of other runs: one run "
-            "has one seed. Many intervals are on this page; some miss by chance.",
+            "95 % bootstrap interval that resamples facts (matched sets as wholes), since the "
+            "probes of one fact are not independent. It speaks of other facts like these, not of "
+            "other runs: one run has one seed. Many intervals are on this page; some miss by "
+            "chance.",
         ),
         ("Not shown", "The interval covers zero. It does not say that there is no effect."),
     )

@@ -294,3 +294,43 @@ def test_file_with_too_few_facts(tmp_path):
     path.write_text(f"[{json.dumps({'train_context': 'a a.', **lists})}]")
     with pytest.raises(UserError, match="num_facts of at most 1, the records of"):
         arms_lib.load_facts(FactsConfig(file=str(path), num_facts=4))
+
+
+class MatchedTest(parameterized.TestCase):
+    CONFIG = FactsConfig(num_facts=24, matched=True, probes_per_depth=1, blocks=2)
+
+    def test_a_set_shares_what_is_asked_and_nothing_else(self):
+        facts = arms_lib.load_facts(self.CONFIG)
+        for start in range(0, 24, 4):
+            members = facts[start : start + 4]
+            for depth in range(3):
+                probes = [fact.probes[depth] for fact in members]
+                self.assertLen({probe.target for probe in probes}, 1)
+                self.assertLen({probe.context for probe in probes}, 4)
+                self.assertEqual({probe.labels["set"] for probe in probes}, {str(start // 4)})
+            names = [" ".join(fact.name.split("-")[2:]) for fact in members]
+            asked = [fact.probes[0] for fact in members]
+            bare = {p.context.replace(n, "X") for p, n in zip(asked, names, strict=True)}
+            self.assertLen(bare, 1)  # one template
+            self.assertLen({fact.passage for fact in members}, 4)
+        self.assertLen({fact.probes[0].context for fact in facts}, 24)
+
+    def test_every_set_has_a_fact_in_each_arm(self):
+        facts = arms_lib.load_facts(self.CONFIG)
+        arms = arms_lib.assign_arms(facts, self.CONFIG)
+        orders = set()
+        for start in range(0, 24, 4):
+            given = tuple(arms[fact.name] for fact in facts[start : start + 4])
+            self.assertEqual(set(given), set(self.CONFIG.names))
+            orders.add(given)
+        self.assertGreater(len(orders), 1)
+        turned = dataclasses.replace(self.CONFIG, rotation=1)
+        for name, arm in arms_lib.assign_arms(facts, turned).items():
+            self.assertNotEqual(arm, arms[name])
+
+    @parameterized.parameters(
+        {"probes_per_depth": 0}, {"num_facts": 26}, {"assignment": "ordered"}, {"file": "x.json"}
+    )
+    def test_what_does_not_fit_is_refused(self, **changes):
+        with self.assertRaisesRegex(UserError, "facts.matched expects|facts.blocks"):
+            dataclasses.replace(self.CONFIG, **changes)

@@ -6,6 +6,7 @@ from absl.testing import absltest
 
 from llm_dynamics.errors import UserError
 from llm_dynamics.facts import cells, estimates, measures
+from tests.facts.simulate import make_log
 
 WINDOW = 6
 TIMES = {"a": (3, 10, 12), "b": (5, 11), "c": (3, 10, 12)}  # 2 steps apart: a shorter window
@@ -92,6 +93,37 @@ class OwnTimesTest(absltest.TestCase):
     def test_the_label_goes_before_the_schedule(self):
         times = cells.times_of(self.table, "rare", (1, 2))
         self.assertEqual(times, TIMES)
+
+
+class MatchedSetsTest(absltest.TestCase):
+    def test_what_a_set_shares_cancels_in_every_replicate(self):
+        rng = np.random.default_rng(1)
+        sets = [str(k) for k in range(12)]
+        drift = rng.normal(size=(12, STEPS + 1)).cumsum(axis=1)  # of the answer: shared by the set
+        log = make_log(
+            {"duplication": (5,), "control": ()},
+            STEPS,
+            facts_per_arm=12,
+            probes_per_depth=1,
+            gains={"duplication": (1.0, 0.0)},
+        )
+        order = [int(fact.split("-")[1]) for fact in log["fact"].values]
+        score = log["score"].values.copy()
+        score[:, :, 0] += drift[order].T
+        log["score"] = (log["score"].dims, score)
+        plain = estimates.open_study(log, {"duplication": (5,)}, WINDOW, 0, 200)
+        log = log.assign_coords(set=("probe", [sets[k] for k in order]))
+        study = estimates.open_study(log, {"duplication": (5,)}, WINDOW, 0, 200)
+
+        def width(study):
+            arms = [study.cell(arm, "memorization", "duplication") for arm in study.arms]
+            gain = [estimates.gain_at_last_maximum(study, cell) for cell in arms]
+            value, low, high = (gain[0] - gain[1]).interval()
+            self.assertAlmostEqual(float(value[0]), 1.0, places=4)
+            return float(high[0] - low[0])
+
+        self.assertLess(width(study), 1e-4)
+        self.assertGreater(width(plain), 1.0)
 
 
 if __name__ == "__main__":
