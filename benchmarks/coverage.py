@@ -206,7 +206,9 @@ def _of_study(law, arm_SxP, control_SxP, which, origin, offsets_T):
     else:
         lag = 1
         if origin == "chosen":
-            lag = common_lag.common_lag(arm_SxP, control_SxP, steps_S, at, law.window)
+            lag = common_lag.common_lag(
+                [(arm_SxP, at)], control_SxP.mean(axis=1), steps_S, law.window
+            )
         effect_UxP = common_lag.gains_at_lag(scores_SxP, steps_S, at, lag)
         gains_TxP = common_lag.after_lag(scores_SxP, steps_S, at, lag, offsets_T)
     return effect_UxP.mean(axis=0), gains_TxP

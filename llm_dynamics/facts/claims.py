@@ -1,6 +1,6 @@
 """The claims of the literature as contrasts between arms, depths, encounters and runs.
 
-Every number is control-subtracted unless its name says raw. Runs of one study share facts, so a
+Numbers are control-subtracted unless they say raw. Runs of one study share facts, so a
 contrast between runs resamples the same facts on both sides (the same replicate weights); only
 `seeds` tells how much a run varies beyond its facts.
 """
@@ -22,6 +22,7 @@ Row = dict[str, Any]
 Measure = Callable[[Study, Cell], Estimate]
 
 NATS = "nats/token"
+NET = "control-subtracted "
 
 
 def subtracted(study: Study, arm: str, depth: str, measure: Measure) -> Estimate:
@@ -118,8 +119,8 @@ def within_run(study: Study, name: str, arms: Mapping[str, Sequence[str]]) -> li
             NATS,
             f"raw gain of {same} at each probe's own last maximum, without a control, as published",
         )
-        add("gain", gain, NATS, f"gain of {same} at the last maximum")
-        add("effectivity", effect, NATS, f"effectivity of {same}, mean over encounters")
+        add("gain", gain, NATS, f"{NET}gain of {same} at the last maximum")
+        add("effectivity", effect, NATS, f"{NET}effectivity of {same}, mean over encounters")
         add(
             "inflation",
             inflation(study, same, depth),
@@ -131,24 +132,26 @@ def within_run(study: Study, name: str, arms: Mapping[str, Sequence[str]]) -> li
             "first-minus-later",
             subtracted(study, same, depth, first_minus_later),
             NATS,
-            f"effectivity of the first encounter of {same} less the mean of the later ones",
+            f"{NET}effectivity of the first encounter of {same} less the mean of the later ones",
         )
         for other in arms.get("paraphrase", ()):
-            for key, measure in (("gain", gain_after(0)), ("gain-after-30", gain_after(30))):
+            for key, measure, when in (
+                ("gain", gain_after(0), "at the last maximum"),
+                ("gain-after-30", gain_after(30), "30 steps after the last maximum"),
+            ):
                 add(
                     f"{same}-minus-{other}/{key}",
                     subtracted(study, same, depth, measure)
                     - subtracted(study, other, depth, measure),
                     NATS,
-                    f"{key.replace('-', ' ')} steps".removesuffix(" steps")
-                    + f" of {same} less that of {other}, at as many encounters",
+                    f"{NET}gain of {same} {when} less that of {other}, at as many encounters",
                 )
         for other in arms.get("late", ()):
             add(
                 f"late-minus-early/{other}",
                 subtracted(study, other, depth, estimates.effectivity) - effect,
                 NATS,
-                f"effectivity of {other} (later in pretraining) less that of {same}",
+                f"{NET}effectivity of {other} (later in pretraining) less that of {same}",
             )
         for other in arms.get("zipf", ()):
             add(
@@ -164,7 +167,7 @@ def within_run(study: Study, name: str, arms: Mapping[str, Sequence[str]]) -> li
                 f"accumulation/{arm}",
                 accumulation(study, arm, depth),
                 "nats/token/encounter",
-                f"slope of the level just before an encounter on its number, {len(times)} "
+                f"slope of the {NET}level just before an encounter on its number, {len(times)} "
                 f"encounters {times[1] - times[0]} steps apart",
             )
     for one, other in itertools.pairwise(depths):
@@ -173,7 +176,7 @@ def within_run(study: Study, name: str, arms: Mapping[str, Sequence[str]]) -> li
             subtracted(study, same, one, estimates.effectivity)
             - subtracted(study, same, other, estimates.effectivity),
             NATS,
-            f"effectivity of {same} at depth {one} less that at depth {other}",
+            f"{NET}effectivity of {same} at depth {one} less that at depth {other}",
         )
     return rows
 
@@ -190,7 +193,12 @@ def between_runs(
             ("gain", lambda s, d: subtracted(s, arm, d, gain_after(0)), NATS),
             (f"share-after-{after}", lambda s, d: share_left(s, arm, d, after), "1"),
         ):
-            add(key, measure(one, depth) - measure(other, depth), unit, f"{key} of {arm}: {what}")
+            add(
+                key,
+                measure(one, depth) - measure(other, depth),
+                unit,
+                f"{NET}{key} of {arm}: {what}",
+            )
     return rows
 
 
@@ -206,21 +214,21 @@ def seeds(studies: Sequence[Study], arm: str, depth: str) -> list[Row]:
     rows: list[Row] = []
     add = _adder(rows, f"seeds/{depth}")
     for i, estimate in enumerate(found):
-        add(f"run-{i}", estimate, NATS, f"gain of {arm} at the last maximum in run {i}")
-    rows.append(
-        {
-            "name": f"seeds/{depth}/mean",
-            "value": float(values.mean()),
-            "low": float(values.mean() - half) if n > 1 else None,
-            "high": float(values.mean() + half) if n > 1 else None,
-            "unit": NATS,
-            "n": n,
-            "definition": f"mean over {n} runs of the control-subtracted gain of {arm} at the last "
-            "maximum; interval: Student's t over runs, n = runs",
-            "note": "" if n > 1 and values.mean() - half > 0 else "not shown: includes 0",
-        }
-    )
-    return rows
+        add(f"run-{i}", estimate, NATS, f"{NET}gain of {arm} at the last maximum in run {i}")
+    mean: Row = {
+        "name": f"seeds/{depth}/mean",
+        "value": float(values.mean()),
+        "low": float(values.mean() - half) if n > 1 else None,
+        "high": float(values.mean() + half) if n > 1 else None,
+        "unit": NATS,
+        "n": n,
+        "definition": f"mean over {n} runs of the control-subtracted gain of {arm} at the last "
+        "maximum; interval: Student's t over runs, n = runs",
+        "note": "" if n > 1 else "one run: no interval",
+    }
+    if n > 1 and verdict(mean) == "not shown":
+        mean["note"] = "not shown: includes 0"
+    return [*rows, mean]
 
 
 def verdict(row: Row, null: float = 0.0) -> str:
@@ -232,10 +240,7 @@ def verdict(row: Row, null: float = 0.0) -> str:
 
 def _adder(rows: list[Row], prefix: str):
     def add(name, estimate, unit, definition, null=0.0):
-        corrected = "" if "raw" in definition else "control-subtracted "
-        row = make_row(
-            f"{prefix}/{name}", estimate, unit, f"{corrected}{definition}; facts resampled"
-        )
+        row = make_row(f"{prefix}/{name}", estimate, unit, f"{definition}; facts resampled")
         if row["low"] is not None and verdict(row, null) == "not shown":
             row["note"] = "; ".join(filter(None, (row["note"], f"not shown: includes {null:g}")))
         rows.append(row)

@@ -8,7 +8,7 @@ linear in the scores: what is shared cancels exactly and nothing is lifted. Both
 docs/statistics.md.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -16,31 +16,38 @@ from llm_dynamics.facts import measures
 
 
 def common_lag(
-    arm_SxP: np.ndarray,
-    control_SxQ: np.ndarray,
+    groups: Iterable[tuple[np.ndarray, Sequence[int]]],
+    control_S: np.ndarray | float,
     steps_S: np.ndarray,
-    encounters_U: Sequence[int],
     window: int,
 ) -> int:
-    """The lag in 1 .. window at which arm less control is largest, averaged over encounters.
+    """The lag in 1 .. window at which injected less never-injected probes stand highest.
 
-    The more probes and encounters, the less its choice follows their noise: give it all injected
-    probes of a run, or of an earlier run, and use one lag for all cells.
+    Averaged over probes and encounters; a window ends at the group's next encounter. The more
+    probes and encounters, the less its choice follows their noise: give it all injected probes of
+    a run, or of an earlier run, and use one lag for all cells.
 
     Args:
-      arm_SxP: mean log-probability per target token of all injected probes, in nats.
-      control_SxQ: of never-injected probes at the same steps.
+      groups: scores S x P of probes that share their encounters (mean log-probability per target
+        token, nats), and the updates of those encounters.
+      control_S: mean score of never-injected probes at the same steps; 0 without any.
       steps_S: recorded steps.
-      encounters_U: updates.
       window: steps.
 
     Raises:
-      UserError: a step inside a window that was not recorded.
+      UserError: a step that was not recorded before an encounter or inside its window.
     """
-    difference_S = arm_SxP.mean(axis=1) - control_SxQ.mean(axis=1)
-    wanted_UxT = np.asarray(encounters_U, int)[:, None] + np.arange(1, window + 1)
-    rows_UxT = measures.rows_at(steps_S, wanted_UxT, "the lag of the maximum after encounters")
-    return int(difference_S[rows_UxT].mean(axis=0).argmax()) + 1
+    total_T, count_T = np.zeros(window), np.zeros(window)
+    for score_SxP, times in groups:
+        above_S = score_SxP.mean(axis=1) - control_S
+        for start, end in zip(times, [*times[1:], times[-1] + window], strict=True):
+            reach = min(window, end - start)
+            wanted_T = start + np.arange(reach + 1)
+            rows_T = measures.rows_at(steps_S, wanted_T, "the lag of the maximum after encounters")
+            rise_T = above_S[rows_T[1:]] - above_S[rows_T[0]]
+            total_T[:reach] += rise_T * score_SxP.shape[1]
+            count_T[:reach] += score_SxP.shape[1]
+    return int(np.argmax(total_T / np.maximum(count_T, 1))) + 1
 
 
 def gains_at_lag(

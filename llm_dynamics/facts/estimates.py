@@ -11,6 +11,7 @@ import numpy as np
 from llm_dynamics.errors import UserError
 from llm_dynamics.facts import cells, measures
 from llm_dynamics.facts.cells import CONTROL, Cell, Table
+from llm_dynamics.facts.common_lag import common_lag
 from llm_dynamics.facts.fits import line_coefficients
 from llm_dynamics.facts.statistics import Estimate, mean_over_probes, replicate_weights
 
@@ -102,33 +103,18 @@ def _weights(table: Table, seed: int, resamples: int) -> dict[str, np.ndarray]:
 
 
 def _lag(table: Table, schedule: Mapping[str, Sequence[int]], window: int) -> int:
-    """The lag in 1 .. window at which injected facts less control stand highest.
-
-    Averaged over all probes and encounters; one lag for the whole study, so that its choice
-    hardly follows the noise of any cell.
-    """
+    """One lag for the whole study, chosen from all its injected facts."""
     is_control = table.labels["arm"] == CONTROL
     control_S = table.loglik_SxP[:, is_control].mean(axis=1) if is_control.any() else 0.0
-    total_T, count_T = np.zeros(window), np.zeros(window)
-    last = max(
-        t[-1] for arm in schedule for t in cells.times_of(table, arm, schedule[arm]).values()
-    )
-    measures.common_offsets(table.steps_S, [last], window)  # refuses a run that ends before
+    times = {}
     for arm, steps in schedule.items():
-        for fact, times in cells.times_of(table, arm, steps).items():
-            score_SxP = table.loglik_SxP[:, table.labels["fact"] == fact]
-            above_S = score_SxP.mean(axis=1) - control_S
-            for start, end in zip(times, [*times[1:], times[-1] + window], strict=True):
-                reach = min(window, end - start)
-                rows_T = measures.rows_at(
-                    table.steps_S, start + np.arange(1, reach + 1), "the window of an encounter"
-                )
-                before = measures.rows_at(
-                    table.steps_S, np.array([start]), "the score before an encounter"
-                )
-                total_T[:reach] += above_S[rows_T] - above_S[before]
-                count_T[:reach] += 1
-    return int(np.argmax(total_T / np.maximum(count_T, 1))) + 1
+        times |= cells.times_of(table, arm, steps)
+    last = max(found[-1] for found in times.values())
+    measures.common_offsets(table.steps_S, [last], window)  # refuses a run that ends before
+    groups = (
+        (table.loglik_SxP[:, table.labels["fact"] == fact], found) for fact, found in times.items()
+    )
+    return common_lag(groups, control_S, table.steps_S, window)
 
 
 def gain_at_last_maximum(study: Study, cell: Cell) -> Estimate:

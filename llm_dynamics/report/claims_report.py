@@ -1,5 +1,6 @@
 """The page of a claims study: which claims our scale shows, with the numbers behind them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,43 +16,67 @@ QUESTION = (
     "Published claims about how language models take up facts, each asked of runs in which "
     "everything but one thing is the same, and answered with an interval. Facts that are never "
     "injected go through the same measures and are subtracted. An answer whose interval includes "
-    "the value of no effect is reported as *not shown*."
-).replace("*", "")
+    "the value of no effect is reported as not shown."
+)
 
-# (title, part of a row's name, value of no effect, what above and below mean)
+# (title, pattern of the names of its contrasts, value of no effect, what above and below mean)
 CLAIMS: tuple[tuple[str, str, float, str, str], ...] = (
-    ("Raw gains are template learning in part", "/inflation", 1.0, "inflated", "deflated"),
+    (
+        "Raw gains are template learning in part",
+        r"^size-[^/]+/[^/]+/inflation$",
+        1.0,
+        "inflated",
+        "deflated",
+    ),
     (
         "Memorization gains more than semantic probes",
-        "memorization-minus-semantic",
+        r"^size-[^/]+/memorization-minus-semantic$",
         0.0,
         "as published",
         "reversed",
     ),
     (
         "Semantic probes gain more than compositional ones",
-        "semantic-minus-compositional",
+        r"^size-[^/]+/semantic-minus-compositional$",
         0.0,
         "as published",
         "reversed",
     ),
-    ("The first encounter adds most", "/first-minus-later", 0.0, "as published", "reversed"),
-    ("Larger models gain more an encounter", "-minus-size-", 0.0, "as published", "reversed"),
-    ("Later in pretraining an encounter adds more", "/late-minus-early", 0.0, "more", "less"),
+    (
+        "The first encounter adds most",
+        r"^size-[^/]+/[^/]+/first-minus-later$",
+        0.0,
+        "as published",
+        "reversed",
+    ),
+    (
+        "Larger models gain more an encounter",
+        r"^size-[^/]+-minus-size-.+/effectivity$",
+        0.0,
+        "as published",
+        "reversed",
+    ),
+    ("Later in pretraining an encounter adds more", r"/late-minus-early/", 0.0, "more", "less"),
     (
         "Duplication gains more than paraphrases at the same dose",
-        "-minus-paraphrase6/gain",
+        r"^size-[^/]+/[^/]+/duplication-minus-paraphrase6/gain$",
         0.0,
         "as published",
         "reversed",
     ),
-    ("What encounters add builds up", "/accumulation/", 0.0, "builds up", "is lost in between"),
-    ("Frequent facts end higher", "/long-tail", 0.0, "as expected", "reversed"),
-    ("A quarter of the batch", "batch-quarter", 0.0, "more", "less"),
-    ("Learning rate", "rate-t", 0.0, "more", "less"),
-    ("Constant learning rate", "constant-rate-minus", 0.0, "more", "less"),
-    ("Weight decay", "decay-", 0.0, "more", "less"),
-    ("Optimizer state reset against kept", "optimizer-", 0.0, "more", "less"),
+    (
+        "What encounters add builds up",
+        r"^size-[^/]+/[^/]+/accumulation/",
+        0.0,
+        "builds up",
+        "is lost in between",
+    ),
+    ("Frequent facts end higher", r"^size-[^/]+/[^/]+/long-tail$", 0.0, "as expected", "reversed"),
+    ("A quarter of the batch", r"^batch-quarter[^/]*-minus-", 0.0, "more", "less"),
+    ("Learning rate", r"^rate-[^/]+-minus-", 0.0, "more", "less"),
+    ("Constant learning rate", r"^constant-rate-minus-", 0.0, "more", "less"),
+    ("Weight decay", r"^decay-[^/]+-minus-", 0.0, "more", "less"),
+    ("Optimizer state reset against kept", r"^optimizer-[^/]+-minus-", 0.0, "more", "less"),
 )
 
 
@@ -112,10 +137,9 @@ _THRESHOLD = (
 def claims_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """One line per claim: how many contrasts show it, the other way round, or not at all."""
     lines = []
-    for title, part, null, above, below in CLAIMS:
-        found = [row for row in rows if part in f"/{row['name']}"]
+    for title, pattern, null, above, below in CLAIMS:
         found = [
-            row for row in found if row["value"] is not None and "/gain/raw" not in row["name"]
+            row for row in rows if re.search(pattern, row["name"]) and row["value"] is not None
         ]
         if not found:
             continue

@@ -23,10 +23,9 @@ class CommonLagTest(parameterized.TestCase):
         rng = np.random.default_rng(0)
         shared_Sx1 = rng.standard_normal((101, 1)).cumsum(axis=0)
         found = common_lag.common_lag(
-            _scores(peak) + shared_Sx1,
-            np.zeros((101, 5)) + shared_Sx1,
+            [(_scores(peak) + shared_Sx1, _ENCOUNTERS)],
+            (np.zeros((101, 5)) + shared_Sx1).mean(axis=1),
             np.arange(101),
-            _ENCOUNTERS,
             10,
         )
         self.assertEqual(found, peak)
