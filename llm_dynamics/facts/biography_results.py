@@ -6,7 +6,6 @@ Axes: S recorded steps, K people of a group, A attributes, R replicates (0 is th
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -21,9 +20,8 @@ from llm_dynamics.facts.biography_measures import (
     phases,
     read_scores,
 )
-from llm_dynamics.facts.statistics import Estimate, Interval, replicate_weights
-
-Row = dict[str, Any]
+from llm_dynamics.facts.rows import Row, exact, interval_row, make_row
+from llm_dynamics.facts.statistics import Estimate, replicate_weights
 
 NATS = "nats/answer"
 
@@ -148,9 +146,9 @@ def _baseline_rows(study: _Study) -> list[Row]:
     for group in GROUPS:
         base = study.mean(study.scores.baseline[group], group)
         rows.append(
-            row(
+            interval_row(
                 f"{group}/baseline",
-                Interval(base.draws_RxT[0], *np.full((2, 1), np.nan)),
+                exact(base.draws_RxT[0, 0]),
                 NATS,
                 base.n,
                 "loss of the best predictor that cannot tell people apart: mean over people and "
@@ -160,9 +158,9 @@ def _baseline_rows(study: _Study) -> list[Row]:
         )
     seen = float(study.scores.baseline["seen"].mean())
     rows.append(
-        row(
+        interval_row(
             "seen/baseline_per_token",
-            Interval(np.array([seen / study.scores.tokens]), *np.full((2, 1), np.nan)),
+            exact(seen / study.scores.tokens),
             "nats/token",
             study.counts["seen"],
             f"the same over the mean of {study.scores.tokens:.3g} tokens of an answer",
@@ -220,9 +218,15 @@ def _phase_rows(study: _Study, wording: str, tolerance: float, exposures: float)
     rows = []
     for name, draws_R, unit, definition, note in table:
         estimate = Estimate(draws_R[:, None], loss.facts)
-        lost = "" if np.isfinite(draws_R[0]) else note
         rows.append(
-            row(f"seen/{wording}/{name}", estimate.interval(), unit, loss.n, definition, lost)
+            interval_row(
+                f"seen/{wording}/{name}",
+                estimate.interval(),
+                unit,
+                loss.n,
+                definition,
+                missing=note,
+            )
         )
     return rows
 
@@ -269,9 +273,7 @@ def _end_rows(study: _Study, wording: str, parameters: int) -> list[Row]:
                 "ln 2 of the means over people (attribute term of Allen-Zhu & Li 3.3)",
             ),
         ):
-            rows.append(
-                row(f"{group}/{wording}/{name}", estimate.interval(), unit, estimate.n, definition)
-            )
+            rows.append(make_row(f"{group}/{wording}/{name}", estimate, unit, definition))
     gained = study.bits("seen", wording).then(lambda d: d[:, -1:])
     noise = study.bits("unseen", wording).then(lambda d: d[:, -1:])
     for name, estimate, definition in (
@@ -283,11 +285,10 @@ def _end_rows(study: _Study, wording: str, parameters: int) -> list[Row]:
         ),
     ):
         rows.append(
-            row(
+            make_row(
                 f"seen/{wording}/{name}",
-                estimate.then(lambda d: d / parameters).interval(),
+                estimate.then(lambda d: d / parameters),
                 "bits/parameter",
-                estimate.n,
                 definition + "; names are not scored, so that this is a lower bound, and never "
                 f"more than {_most_bits(study) / parameters:.3g}, the bits there are to know",
             )
@@ -319,7 +320,7 @@ def _comparisons(study: _Study, tolerance: float) -> list[Row]:
         ("unseen/gap", gaps["unseen"], said + "; neither was read, so the wordings alone"),
         ("seen/gap_net", gaps["seen"] - gaps["unseen"], "`seen/gap` less `unseen/gap`"),
     ):
-        rows.append(row(name, estimate.interval(), NATS, estimate.n, definition))
+        rows.append(make_row(name, estimate, NATS, definition))
     for wording in WORDINGS:
         loss_S = scores.loss["seen", wording].mean(axis=(1, 2))
         start = np.flatnonzero(loss_S <= (1 + tolerance) * scores.baseline["seen"].mean())
@@ -327,11 +328,10 @@ def _comparisons(study: _Study, tolerance: float) -> list[Row]:
             rise = scores.loss["unseen", wording][-1] - scores.loss["unseen", wording][start[0]]
             estimate = study.mean(rise, "unseen")
             rows.append(
-                row(
+                make_row(
                     f"unseen/{wording}/rise",
-                    estimate.interval(),
+                    estimate,
                     NATS,
-                    estimate.n,
                     "loss of unseen people after the last step less that at the first recorded "
                     f"step ({scores.steps_S[start[0]]}) of the seen people's plateau",
                 )
@@ -361,29 +361,12 @@ def _split_rows(study: _Study, wording: str) -> list[Row]:
             draws_R = weights_RxK @ excess_K[chosen_K] / weights_RxK.sum(axis=1)
         estimate = Estimate(draws_R[:, None], {name: int(chosen_K.sum())})
         rows.append(
-            row(
+            make_row(
                 f"seen/{wording}/excess/{name}",
-                estimate.interval(),
+                estimate,
                 NATS,
-                estimate.n,
                 "mean loss after the last step less the baseline, of the people with this text "
                 f"or exposure ({documents_K[chosen_K].mean():.3g} documents a pass)",
             )
         )
     return rows
-
-
-def row(name: str, interval: Interval, unit: str, n: int, definition: str, note: str = "") -> Row:
-    """A row of results.json; what is not finite is None, and the note says why."""
-    value, low, high = (float(np.ravel(x)[0]) for x in interval)
-    if math.isfinite(value) and math.isinf(high):
-        note = "; ".join(filter(None, (note, "in some resamples it is not reached at all")))
-    kept = [x if math.isfinite(x) else None for x in (value, low, high)]
-    if kept[0] is None:
-        kept = [None] * 3
-    return dict(zip(("name", "value", "low", "high"), (name, *kept), strict=True)) | {
-        "unit": unit,
-        "n": int(n),
-        "definition": definition,
-        "note": note,
-    }

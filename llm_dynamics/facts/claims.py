@@ -7,7 +7,6 @@ contrast between runs resamples the same facts on both sides (the same replicate
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -15,10 +14,9 @@ from scipy import stats
 from llm_dynamics.facts import estimates
 from llm_dynamics.facts.cells import CONTROL, Cell
 from llm_dynamics.facts.estimates import Study
-from llm_dynamics.facts.results import make_row
-from llm_dynamics.facts.statistics import Estimate
+from llm_dynamics.facts.rows import Row, interval_row, make_row, note_not_shown
+from llm_dynamics.facts.statistics import Estimate, Interval
 
-Row = dict[str, Any]
 Measure = Callable[[Study, Cell], Estimate]
 
 NATS = "nats/token"
@@ -215,34 +213,21 @@ def seeds(studies: Sequence[Study], arm: str, depth: str) -> list[Row]:
     add = _adder(rows, f"seeds/{depth}")
     for i, estimate in enumerate(found):
         add(f"run-{i}", estimate, NATS, f"{NET}gain of {arm} at the last maximum in run {i}")
-    mean: Row = {
-        "name": f"seeds/{depth}/mean",
-        "value": float(values.mean()),
-        "low": float(values.mean() - half) if n > 1 else None,
-        "high": float(values.mean() + half) if n > 1 else None,
-        "unit": NATS,
-        "n": n,
-        "definition": f"mean over {n} runs of the control-subtracted gain of {arm} at the last "
-        "maximum; interval: Student's t over runs, n = runs",
-        "note": "" if n > 1 else "one run: no interval",
-    }
-    if n > 1 and verdict(mean) == "not shown":
-        mean["note"] = "not shown: includes 0"
-    return [*rows, mean]
-
-
-def verdict(row: Row, null: float = 0.0) -> str:
-    """What a row shows of its contrast: "above", "below" or "not shown"."""
-    if row["low"] is None or row["low"] <= null <= row["high"]:
-        return "not shown"
-    return "above" if row["low"] > null else "below"
+    mean = interval_row(
+        f"seeds/{depth}/mean",
+        Interval(*(np.array([values.mean() + end]) for end in (0.0, -half, half))),
+        NATS,
+        n,
+        f"mean over {n} runs of the control-subtracted gain of {arm} at the last maximum; "
+        "interval: Student's t over runs, n = runs",
+        "" if n > 1 else "one run: no interval",
+    )
+    return [*rows, note_not_shown(mean)]
 
 
 def _adder(rows: list[Row], prefix: str):
     def add(name, estimate, unit, definition, null=0.0):
         row = make_row(f"{prefix}/{name}", estimate, unit, f"{definition}; facts resampled")
-        if row["low"] is not None and verdict(row, null) == "not shown":
-            row["note"] = "; ".join(filter(None, (row["note"], f"not shown: includes {null:g}")))
-        rows.append(row)
+        rows.append(note_not_shown(row, null))
 
     return add

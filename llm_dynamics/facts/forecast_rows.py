@@ -1,11 +1,10 @@
 """The forecasts of a fitted law as results rows."""
 
-import math
 from collections.abc import Sequence
-from typing import Any
 
 from llm_dynamics.facts.forecast import OF, accumulates, forecast, keep_at_least, over_forms
 from llm_dynamics.facts.kernel import FORMS, UNITS, Kernel
+from llm_dynamics.facts.rows import Row, exact, interval_row
 from llm_dynamics.facts.statistics import Interval
 
 _LAW = {
@@ -30,7 +29,7 @@ def forecast_rows(
     levels: Sequence[float] = (),
     every_tokens: float | None = None,
     prefix: str = "forecast",
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Parameters, forecasts, intervals that keep a level, and the threshold, by each law.
 
     Several laws of the same facts also give the forecasts with the interval over all of them.
@@ -57,7 +56,7 @@ def forecast_rows(
         for of, what in OF.items():
             one = over_forms(kernels, encounters, interval, after, of)
             rows.append(
-                _row(
+                interval_row(
                     f"{prefix}/any_form/gain_{of}/{encounters}x{interval}+{after}",
                     Interval([one.value], [one.low], [one.high]),
                     "nats/token",
@@ -83,19 +82,23 @@ def _of_law(kernel: Kernel, tokens_per_step, schedules, levels, every_tokens, pr
         found = kernel.parameter(name).interval()
         what = f"{_MEANING[name]}; {law}"
         note = kernel.doubts.get(name, "")
-        rows.append(_row(f"{path}/{name}", found, UNITS[name], n, what, note))
+        rows.append(interval_row(f"{path}/{name}", found, UNITS[name], n, what, note))
+    lone = "no arm has two facts of one schedule"
     for name, value, what in (
         ("residual", kernel.residual, "root mean square of the fitted points about the"),
         ("fact_sd", kernel.fact_sd, "standard deviation of single facts' gains about the"),
     ):
-        alone = Interval(*([x] for x in (value, math.nan, math.nan)))
-        row = _row(f"{path}/{name}", alone, "nats/token", n, f"{what} {law}", "has no interval")
-        rows.append(row)
+        why = "has no interval"
+        rows.append(
+            interval_row(
+                f"{path}/{name}", exact(value), "nats/token", n, f"{what} {law}", why, lone
+            )
+        )
     for encounters, interval, after in schedules:
         for of, what in OF.items():
             one = forecast(kernel, encounters, interval, after, of)
             rows.append(
-                _row(
+                interval_row(
                     f"{path}/gain_{of}/{encounters}x{interval}+{after}",
                     Interval([one.value], [one.low], [one.high]),
                     "nats/token",
@@ -110,36 +113,16 @@ def _of_law(kernel: Kernel, tokens_per_step, schedules, levels, every_tokens, pr
         what = f"a fact holds {level:g} nats/token just before its next encounter; {law}"
         for unit, found in (("steps", kept.steps), ("tokens", kept.tokens)):
             name = f"{path}/keep_{level:g}/interval_{unit}"
-            rows.append(_row(name, found, unit, n, f"longest interval at which {what}", kept.note))
+            rows.append(
+                interval_row(name, found, unit, n, f"longest interval at which {what}", kept.note)
+            )
         if kept.batch_tokens is not None:
             what = f"smallest batch with which, met once in {every_tokens:g} tokens, {what}"
             name = f"{path}/keep_{level:g}/batch"
-            rows.append(_row(name, kept.batch_tokens, "tokens", n, what, kept.note))
+            rows.append(interval_row(name, kept.batch_tokens, "tokens", n, what, kept.note))
     threshold = accumulates(kernel, 1)
     for unit, factor in (("steps", 1.0), ("tokens", tokens_per_step)):
         found = Interval(*([v[0] * factor] for v in threshold.threshold))
         what = f"interval between encounters beyond which nothing accumulates; {law}"
-        rows.append(_row(f"{path}/threshold_{unit}", found, unit, n, what, threshold.note))
+        rows.append(interval_row(f"{path}/threshold_{unit}", found, unit, n, what, threshold.note))
     return rows
-
-
-def _row(name: str, found: Interval, unit: str, n: int, definition: str, note: str):
-    """A value that is not finite becomes None, and so do both ends when one is not."""
-    value, low, high = (float(v[0]) for v in found)
-    notes = [note] if note else []
-    if not math.isfinite(value):
-        value = None
-    if value is None or not (math.isfinite(low) and math.isfinite(high)):
-        if math.isfinite(low) and high == math.inf:
-            notes.append(f"the interval starts at {low:.4g} and has no upper end")
-        low = high = None
-    return {
-        "name": name,
-        "value": value,
-        "low": low,
-        "high": high,
-        "unit": unit,
-        "n": n,
-        "definition": definition,
-        "note": "; ".join(notes),
-    }

@@ -7,24 +7,19 @@ maximum over noisy scores does not cancel (docs/statistics.md); "published" is a
 maximum, without a control.
 """
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from llm_dynamics.facts import cells, estimates, measures
+from llm_dynamics.facts import cells, estimates
 from llm_dynamics.facts.cells import CONTROL, Cell
 from llm_dynamics.facts.estimates import OUTLIERS, Study
-from llm_dynamics.facts.fits import fit_log_decay
+from llm_dynamics.facts.forgetting_rows import CURVES, forgetting_rows
+from llm_dynamics.facts.rows import NO_CONTROL, Row, doubt, make_row, note_not_shown
 from llm_dynamics.facts.statistics import Estimate, mean_over_probes
 
-Row = dict[str, Any]
-
-TIMES = (1, 3, 10, 30, 100, 300, 1000, 3000)  # steps after the last maximum that are reported
 _NATS = "nats/token"
-_NO_CONTROL = "no never-injected control in this log"
 _FORMS = {
     "raw": "as measured",
     "control": "of never-injected facts on the same schedule",
@@ -46,11 +41,6 @@ _MEASURES = {
         "mean over probes and encounters of the log-probability {lag} steps after an encounter "
         "(where injected facts less control stand highest) less that just before it",
     ),
-}
-_CURVES = {
-    "published": "mean over probes of the gain t steps after the last maximum over that at it "
-    f"(Eq. 3), outliers beyond {OUTLIERS} interquartile ranges removed at each t, no control",
-    "subtracted": "control-subtracted mean gain t steps after the last maximum over that at it",
 }
 
 
@@ -93,8 +83,8 @@ def compute(
                 control = study.cell(CONTROL, depth, arm) if CONTROL in study.arms else None
                 kept, found = _gains(study, cell, control)
                 rows += found
-                for form in _CURVES:
-                    decay, found = _forgetting(study, cell, control, form, kept, per_step)
+                for form in CURVES:
+                    decay, found = forgetting_rows(study, cell, control, form, kept, per_step)
                     rows += found
                     if decay is not None:
                         kept[f"decay_{form}"] = decay
@@ -102,37 +92,6 @@ def compute(
                 rows += _by_block(study, cell, control)
             rows += _final(study, arm, depth)
     return rows + _orderings(study, headline)
-
-
-def make_row(name, estimate: Estimate | None, unit: str, definition: str, note: str = "") -> Row:
-    """A result from an estimate of one point; what does not exist is None, `note` says why."""
-    notes = [note] if note else []
-    value = low = high = None
-    n = 0
-    if estimate is not None:
-        n = estimate.n
-        value, low, high = (float(v[0]) for v in estimate.interval())
-        if math.isinf(value):
-            notes.append("the line does not fall and never reaches 0")
-        elif math.isnan(value):
-            notes.append("0 divided by 0")
-        elif n < 2:
-            notes.append("one fact: no interval")
-        elif not (math.isfinite(low) and math.isfinite(high)):
-            notes.append("no interval: some resamples have no finite value")
-        value = value if math.isfinite(value) else None
-        if value is None or not (math.isfinite(low) and math.isfinite(high)):
-            low = high = None
-    return {
-        "name": name,
-        "value": value,
-        "low": low,
-        "high": high,
-        "unit": unit,
-        "n": n,
-        "definition": definition,
-        "note": "; ".join(notes),
-    }
 
 
 def _gains(study: Study, cell: Cell, control: Cell | None) -> tuple[dict[str, Estimate], list[Row]]:
@@ -151,7 +110,7 @@ def _gains(study: Study, cell: Cell, control: Cell | None) -> tuple[dict[str, Es
                     found,
                     _NATS,
                     f"{definition}; {_FORMS[form]}",
-                    _NO_CONTROL if found is None else "",
+                    NO_CONTROL if found is None else "",
                 )
             )
         rows.append(
@@ -160,7 +119,7 @@ def _gains(study: Study, cell: Cell, control: Cell | None) -> tuple[dict[str, Es
                 None if null is None else null / raw,
                 "1",
                 f"share that never-injected facts show as well of: {definition}",
-                _NO_CONTROL if null is None else _doubt(raw),
+                NO_CONTROL if null is None else doubt(raw),
             )
         )
     published = estimates.published_gain(study, cell)
@@ -174,7 +133,7 @@ def _gains(study: Study, cell: Cell, control: Cell | None) -> tuple[dict[str, Es
             None if control is None else published / kept["gain_at_last_maximum"],
             "1",
             f"gain at {at} without control, as published, over the control-subtracted gain",
-            _NO_CONTROL if control is None else _doubt(kept["gain_at_last_maximum"]),
+            NO_CONTROL if control is None else doubt(kept["gain_at_last_maximum"]),
         )
     )
     filtered, count, total = estimates.published_effectivity(study, cell)
@@ -216,75 +175,6 @@ def _by_block(study: Study, cell: Cell, control: Cell | None) -> list[Row]:
             )
         )
     return rows
-
-
-def _forgetting(
-    study: Study, cell: Cell, control: Cell | None, form: str, kept, per_step: float
-) -> tuple[Estimate | None, list[Row]]:
-    """Rows of retainability and its fitted line in one form, and the decay constant."""
-    name, offsets_T = f"{cell.arm}/{cell.depth}", cell.offsets_T
-    if form == "published":
-        curve = estimates.published_curve(study, cell)
-        note = "every gain at the last maximum is exactly 0" if curve is None else ""
-    else:
-        curve = estimates.subtracted_curve(study, cell, control)
-        note = _NO_CONTROL if curve is None else _doubt(kept["gain_at_last_maximum"])
-    if measures.between_rows(study.table.steps_S, [cell.last]):
-        note = "; ".join(filter(None, (note, "between recorded steps: interpolated linearly")))
-    rows = []
-    chosen = {t for t in (*TIMES, int(offsets_T[-1])) if t in offsets_T and t > 0}
-    for t in sorted(chosen):
-        at = int(np.searchsorted(offsets_T, t))
-        point = None if curve is None else curve.then(lambda r, at=at: r[:, at : at + 1])
-        rows.append(
-            make_row(
-                f"{name}/retainability/{form}/{t}",
-                point,
-                "1",
-                f"retainability at t = {t} steps: {_CURVES[form]}",
-                note,
-            )
-        )
-    line = None if curve is None else estimates.line_of(curve, offsets_T)
-    definition = f"least-squares line of retainability on log10 t; retainability: {_CURVES[form]}"
-    path = f"{name}/decay/{form}"
-    if line is None or not np.isfinite(line.draws_RxT[0]).all():
-        why = note or "fewer than two recorded steps after the last maximum"
-        return None, [*rows, make_row(f"{path}/a", None, "1/decade", definition, why)]
-    later_T = offsets_T >= 1
-    fit = fit_log_decay(offsets_T[later_T], curve.draws_RxT[0, later_T])
-    decay = line.then(lambda c: -c[:, :1])
-    rows.append(
-        make_row(
-            f"{path}/a", decay, "1/decade", f"share lost per factor of ten: {definition}", note
-        )
-    )
-    one = {"n": decay.n, "low": None, "high": None, "note": "of this curve; has no interval"}
-    for key, value, unit, what in (
-        ("r2", fit.r2, "1", "share of variance explained by the"),
-        (
-            "ols_stderr",
-            fit.stderr,
-            "1/decade",
-            "standard error of a, too small as it takes steps for independent, of the",
-        ),
-    ):
-        rows.append(
-            {**make_row(f"{path}/{key}", None, unit, f"{what} {definition}"), **one, "value": value}
-        )
-    reach = estimates.crossing(line)
-    outside = f"extrapolated: the data end at log10 t = {fit.last:.2f} steps"
-    for unit, shift in (("steps", 0.0), ("tokens", math.log10(per_step))):
-        rows.append(
-            make_row(
-                f"{path}/x_intercept_{unit}",
-                reach.then(lambda x, shift=shift: x + shift),
-                f"log10 {unit}",
-                f"log10 of the time at which retainability reaches 0 by the {definition}",
-                "; ".join(filter(None, (note, outside if fit.extrapolated else ""))),
-            )
-        )
-    return decay, rows
 
 
 def _final(study: Study, arm: str, depth: str) -> list[Row]:
@@ -340,14 +230,5 @@ def _orderings(study: Study, headline) -> list[Row]:
                 "1/decade" if decays else _NATS,
                 f"difference of {key.replace('_', ' ')}" + ("" if decays else f", {corrected}"),
             )
-            if row["low"] is not None and row["low"] <= 0 <= row["high"]:
-                row["note"] = "not shown: the interval includes 0"
-            rows.append(row)
+            rows.append(note_not_shown(row))
     return sorted(rows, key=lambda row: row["name"])
-
-
-def _doubt(denominator: Estimate) -> str:
-    """Says when a ratio has a denominator that may be 0."""
-    if denominator.n >= 2 and denominator.interval().low[0] > 0:
-        return ""
-    return "the gain it is a share of is not shown to be positive, so it means little"

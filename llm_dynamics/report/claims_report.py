@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm_dynamics.facts import claims
 from llm_dynamics.facts.estimates import Study
+from llm_dynamics.facts.rows import verdict
 from llm_dynamics.report import claims_figures, run_section
 from llm_dynamics.report.numbers import estimate, number
 from llm_dynamics.report.page import Code, Fold, Page, Section, Table, Text, write_page
@@ -143,7 +143,7 @@ def claims_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         ]
         if not found:
             continue
-        verdicts = [claims.verdict(dict(row), null) for row in found]
+        verdicts = [verdict(dict(row), null) for row in found]
         up, down = verdicts.count("above"), verdicts.count("below")
         lines.append(
             (
@@ -189,7 +189,7 @@ def markdown(study: ClaimsStudy) -> str:
     for row in study.rows:
         null = 1.0 if row["name"].endswith("/inflation") else 0.0
         value, interval = estimate(row["value"], row["low"], row["high"])
-        shown = claims.verdict(dict(row), null)
+        shown = verdict(dict(row), null)
         cells = (row["name"], value, interval or "–", row["unit"], row["n"], shown)
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"

@@ -5,6 +5,7 @@ import pytest
 from absl.testing import parameterized
 
 from llm_dynamics.facts import claims, estimates
+from llm_dynamics.facts.rows import verdict
 from tests.facts.simulate import make_log
 
 SCHEDULE = {
@@ -39,9 +40,7 @@ def _study(gains=GAINS, seed=0, noise=0.05, shared=0.5):
 def _verdicts(rows):
     names = [row["name"] for row in rows]
     assert len(set(names)) == len(names)
-    return {
-        row["name"]: claims.verdict(row, float(row["name"].endswith("inflation"))) for row in rows
-    }
+    return {row["name"]: verdict(row, float(row["name"].endswith("inflation"))) for row in rows}
 
 
 @pytest.fixture(scope="module")
@@ -122,17 +121,3 @@ class FrequencyTest(parameterized.TestCase):
         found = claims.by_frequency(study, "zipf", "memorization").draws_RxT
         np.testing.assert_allclose(found[np.isfinite(found)], slope, atol=1e-5)
         self.assertGreater(np.isfinite(found).mean(), 0.9)
-
-
-@pytest.mark.parametrize(
-    ("ends", "null", "expected"),
-    [
-        ((0.1, 0.3), 0.0, "above"),
-        ((-0.3, -0.1), 0.0, "below"),
-        ((-0.1, 0.1), 0.0, "not shown"),
-        ((None, None), 0.0, "not shown"),
-        ((0.8, 1.2), 1.0, "not shown"),
-    ],
-)
-def test_verdict(ends, null, expected):
-    assert claims.verdict({"low": ends[0], "high": ends[1]}, null) == expected
