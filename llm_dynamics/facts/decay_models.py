@@ -17,8 +17,10 @@ from scipy import optimize
 
 from llm_dynamics.errors import UserError
 from llm_dynamics.facts.log_bins import log_bins
+from llm_dynamics.facts.many_fits import fit_many
 from llm_dynamics.facts.statistics import Estimate, Interval
 
+LINE = "log_linear"  # the published form
 _SMALLEST_SD = 0.25  # of the median over bins: early bins have next to no variance between facts
 
 
@@ -43,7 +45,7 @@ class Form:
 # Times are searched on log10, from a tenth of a step to far beyond any run. The scale c is R at
 # t = 1 or, for exponentials, at 0; it may differ from 1 as R(0) = 1 alone is given.
 FORMS: Mapping[str, Form] = {
-    "log_linear": Form(
+    LINE: Form(
         ("a", "intercept"),
         (-2, -5),
         (5, 5),
@@ -89,18 +91,14 @@ class Score:
       form: a key of FORMS.
       parameters: of the fit to the early times of the data.
       rmse: root of the mean squared error over bins of the held-out times, with its interval.
-      excess: rmse less that of the best form of the data; zero for that one.
-      worse: whether the interval of the excess is above 0. Not corrected for comparing several
-        forms with one that was chosen as best.
-      wins: share of the resamples in which this form predicts best.
+      excess: rmse less that of the line on log10 t, the published form; below 0 where this form
+        predicts better. Compared with the one form that was not chosen by the data.
     """
 
     form: str
     parameters: dict[str, float]
     rmse: Interval
     excess: Interval
-    worse: bool
-    wins: float
 
 
 def fit_form(
@@ -108,7 +106,6 @@ def fit_form(
     t_B: np.ndarray,
     curve_B: np.ndarray,
     sd_B: np.ndarray | None = None,
-    start: np.ndarray | None = None,
 ) -> np.ndarray:
     """Parameters of a form by bounded, weighted least squares.
 
@@ -117,7 +114,6 @@ def fit_form(
       t_B: times of at least 1.
       curve_B: values, finite.
       sd_B: their standard deviations; None = equal.
-      start: where to search instead of at the starts of the form.
     """
     form, weight_B = FORMS[name], 1 if sd_B is None else 1 / sd_B
     results = [
@@ -126,7 +122,7 @@ def fit_form(
             np.clip(x0, form.low, form.high),
             bounds=(form.low, form.high),
         )
-        for x0 in (form.starts if start is None else [start])
+        for x0 in form.starts
     ]
     return min(results, key=lambda result: result.cost).x
 
@@ -171,32 +167,18 @@ def compare(
     for name in FORMS:
         first = fit_form(name, bins[0].t_B, early_RxB[0], sd_B)
         fitted[name] = dict(zip(FORMS[name].names, map(float, first), strict=True))
-        errors[name] = np.array(
-            [
-                _rmse(name, bins, early_B, late_B, sd_B, first)
-                for early_B, late_B in zip(early_RxB, late_RxB, strict=True)
-            ]
+        errors[name] = Estimate(
+            _errors(name, bins, early_RxB, late_RxB, sd_B, first)[:, None], thin.facts, thin.seeds
         )
-    ranked = sorted(errors, key=lambda name: errors[name][0])
-    best_R = errors[ranked[0]]
-    smallest_R = np.min(list(errors.values()), axis=0)
-    scores = []
-    for name in ranked:
-        rmse, excess = (
-            Estimate(draws_R[:, None], thin.facts, thin.seeds).interval()
-            for draws_R in (errors[name], errors[name] - best_R)
+    return tuple(
+        Score(
+            form=name,
+            parameters=fitted[name],
+            rmse=errors[name].interval(),
+            excess=(errors[name] - errors[LINE]).interval(),
         )
-        scores.append(
-            Score(
-                form=name,
-                parameters=fitted[name],
-                rmse=rmse,
-                excess=excess,
-                worse=bool(excess.low[0] > 0),
-                wins=float(np.mean(errors[name][1:] == smallest_R[1:])),
-            )
-        )
-    return tuple(scores)
+        for name in sorted(errors, key=lambda name: errors[name].draws_RxT[0, 0])
+    )
 
 
 def _deviations(early_RxB: np.ndarray) -> np.ndarray | None:
@@ -208,9 +190,25 @@ def _deviations(early_RxB: np.ndarray) -> np.ndarray | None:
     return np.maximum(sd_B, floor) if floor > 0 else None
 
 
-def _rmse(name, bins, early_B, late_B, sd_B, start) -> float:
-    """Of the held-out bins of one replicate; NaN where its curve is not finite."""
-    if not (np.isfinite(early_B).all() and np.isfinite(late_B).all()):
-        return math.nan
-    parameters = fit_form(name, bins[0].t_B, early_B, sd_B, start)
-    return float(np.sqrt(np.mean((FORMS[name].value(bins[1].t_B, *parameters) - late_B) ** 2)))
+def _errors(name, bins, early_RxB, late_RxB, sd_B, first_Q) -> np.ndarray:
+    """Of the held-out bins of every replicate, R; NaN where its curve is not finite.
+
+    All replicates are fitted at once, from the fit of the data on.
+    """
+    form, weight_B = FORMS[name], 1 if sd_B is None else 1 / sd_B
+    usable_R = np.isfinite(early_RxB).all(axis=1) & np.isfinite(late_RxB).all(axis=1)
+    early_NxB = early_RxB[usable_R]
+
+    def model(t_B, x_NxQ):
+        return form.value(t_B, *x_NxQ.T[..., None])
+
+    x_NxQ = fit_many(
+        lambda x_NxQ, n: (model(bins[0].t_B, x_NxQ) - early_NxB[n]) * weight_B,
+        np.tile(first_Q, (len(early_NxB), 1)),
+        np.array(form.low, float),
+        np.array(form.high, float),
+    )
+    error_R = np.full(len(early_RxB), math.nan)
+    off_NxB = model(bins[1].t_B, x_NxQ) - late_RxB[usable_R]
+    error_R[usable_R] = np.sqrt(np.mean(off_NxB**2, axis=1))
+    return error_R
