@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize
 
 from llm_dynamics.errors import UserError
 from llm_dynamics.facts.log_bins import log_bins
@@ -107,7 +106,7 @@ def fit_form(
     curve_B: np.ndarray,
     sd_B: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Parameters of a form by bounded, weighted least squares.
+    """Parameters of a form by bounded, weighted least squares, the best of its starts.
 
     Args:
       name: a key of FORMS.
@@ -115,16 +114,8 @@ def fit_form(
       curve_B: values, finite.
       sd_B: their standard deviations; None = equal.
     """
-    form, weight_B = FORMS[name], 1 if sd_B is None else 1 / sd_B
-    results = [
-        optimize.least_squares(
-            lambda p: (form.value(t_B, *p) - curve_B) * weight_B,
-            np.clip(x0, form.low, form.high),
-            bounds=(form.low, form.high),
-        )
-        for x0 in form.starts
-    ]
-    return min(results, key=lambda result: result.cost).x
+    found_NxQ, cost_N = _fits(name, t_B, curve_B[None], sd_B, np.array(FORMS[name].starts, float))
+    return found_NxQ[np.argmin(cost_N)]
 
 
 def compare(
@@ -190,25 +181,28 @@ def _deviations(early_RxB: np.ndarray) -> np.ndarray | None:
     return np.maximum(sd_B, floor) if floor > 0 else None
 
 
+def _fits(name, t_B, curve_NxB, sd_B, start_NxQ) -> tuple[np.ndarray, np.ndarray]:
+    """The fit from each start to its curve, or to the one given, and its cost."""
+    form, weight_B = FORMS[name], 1 if sd_B is None else 1 / sd_B
+    curve_NxB = np.broadcast_to(curve_NxB, (len(start_NxQ), len(t_B)))
+
+    def residuals(x_NxQ, n):
+        return (form.value(t_B, *x_NxQ.T[..., None]) - curve_NxB[n]) * weight_B
+
+    low_Q, high_Q = np.array(form.low, float), np.array(form.high, float)
+    found_NxQ = fit_many(residuals, start_NxQ, low_Q, high_Q)
+    return found_NxQ, np.square(residuals(found_NxQ, np.arange(len(found_NxQ)))).sum(1)
+
+
 def _errors(name, bins, early_RxB, late_RxB, sd_B, first_Q) -> np.ndarray:
     """Of the held-out bins of every replicate, R; NaN where its curve is not finite.
 
     All replicates are fitted at once, from the fit of the data on.
     """
-    form, weight_B = FORMS[name], 1 if sd_B is None else 1 / sd_B
     usable_R = np.isfinite(early_RxB).all(axis=1) & np.isfinite(late_RxB).all(axis=1)
-    early_NxB = early_RxB[usable_R]
-
-    def model(t_B, x_NxQ):
-        return form.value(t_B, *x_NxQ.T[..., None])
-
-    x_NxQ = fit_many(
-        lambda x_NxQ, n: (model(bins[0].t_B, x_NxQ) - early_NxB[n]) * weight_B,
-        np.tile(first_Q, (len(early_NxB), 1)),
-        np.array(form.low, float),
-        np.array(form.high, float),
-    )
+    start_NxQ = np.tile(first_Q, (usable_R.sum(), 1))
+    x_NxQ, _ = _fits(name, bins[0].t_B, early_RxB[usable_R], sd_B, start_NxQ)
     error_R = np.full(len(early_RxB), math.nan)
-    off_NxB = model(bins[1].t_B, x_NxQ) - late_RxB[usable_R]
+    off_NxB = FORMS[name].value(bins[1].t_B, *x_NxQ.T[..., None]) - late_RxB[usable_R]
     error_R[usable_R] = np.sqrt(np.mean(off_NxB**2, axis=1))
     return error_R

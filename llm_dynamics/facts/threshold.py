@@ -4,6 +4,7 @@ It exists under the log-linear form alone (Chang et al. 2024, Sec. 4.3, "learnab
 the published ones lie 0.6 to 2.2 decades beyond their data.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -19,7 +20,7 @@ class Threshold:
     """log10 of a time in steps, with its interval.
 
     Attributes:
-      value, low, high: infinite where the line does not fall.
+      value, low, high: infinite where the line does not fall; ends of NaN where there is none.
       last: log10 of the last time of the data.
       status: "unbounded" when the interval includes "never reaches 0", else "extrapolated" when
         its upper end lies beyond the data, else "inside".
@@ -38,7 +39,7 @@ class Threshold:
 
     @property
     def note(self) -> str:
-        """For the note of a result."""
+        """For the note of a result; its first word is the status."""
         end = f"the data end at log10 t = {self.last:.2f}"
         if self.status == "inside":
             return "inside the data"
@@ -47,10 +48,15 @@ class Threshold:
         if self.beyond > 0:
             where = f"extrapolated by {self.beyond:.1f} decades beyond the data"
         else:
-            where = "the interval reaches beyond the data"
+            where = "extrapolated: the interval reaches beyond the data"
         if self.status == "unbounded":
             where = f"unbounded: the interval includes never reaching 0; {where}"
         return f"{where}; {end}"
+
+    def shifted(self, by: float) -> "Threshold":
+        """The same time in another unit, `by` = log10 of its number in a step."""
+        moved = {key: getattr(self, key) + by for key in ("value", "low", "high", "last")}
+        return dataclasses.replace(self, **moved)
 
 
 def threshold(line: Estimate, last: float, level: float = 0.95) -> Threshold:
@@ -62,9 +68,10 @@ def threshold(line: Estimate, last: float, level: float = 0.95) -> Threshold:
       level: nominal coverage.
     """
     value, low, high = (float(v[0]) for v in crossing(line).interval(level))
-    if not math.isfinite(high):
+    reach = value if math.isnan(high) else max(value, high)
+    if math.isinf(reach):
         status = "unbounded"
-    elif max(high, value) > last:
+    elif reach > last:
         status = "extrapolated"
     else:
         status = "inside"

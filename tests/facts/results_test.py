@@ -130,9 +130,9 @@ def test_known_decay_is_recovered_and_extrapolation_flagged():
         assert rows[at + "r2"]["value"] == pytest.approx(1, abs=1e-6)
         assert rows[at + "x_intercept_steps"]["value"] == pytest.approx(4, abs=1e-4)
         assert rows[at + "x_intercept_tokens"]["value"] == pytest.approx(7, abs=1e-4)
-        assert (
-            "extrapolated: the data end at log10 t = 3.00" in rows[at + "x_intercept_steps"]["note"]
-        )
+        for unit, end in (("steps", 3), ("tokens", 6)):
+            said = f"extrapolated by 1.0 decades beyond the data; the data end at log10 t = {end}"
+            assert said in rows[at + f"x_intercept_{unit}"]["note"]
         r = rows[f"once/memorization/retainability/{form}/100"]["value"]
         assert r == pytest.approx(0.5, abs=1e-6)
 
