@@ -14,10 +14,15 @@ from scipy import stats
 from llm_dynamics.facts import estimates
 from llm_dynamics.facts.cells import CONTROL, Cell
 from llm_dynamics.facts.estimates import Study
+from llm_dynamics.facts.long_tail_rows import NULLS as TAIL_NULLS
+from llm_dynamics.facts.long_tail_rows import long_tail_rows
 from llm_dynamics.facts.rows import Row, interval_row, make_row, note_not_shown
 from llm_dynamics.facts.statistics import Estimate, Interval
 
 Measure = Callable[[Study, Cell], Estimate]
+
+# What a row says without an effect, by the last word of its name; 0 otherwise.
+NULLS = {"inflation": 1.0, **TAIL_NULLS}
 
 NATS = "nats/token"
 NET = "control-subtracted "
@@ -95,7 +100,9 @@ def inflation(study: Study, arm: str, depth: str) -> Estimate:
     return raw / subtracted(study, arm, depth, gain_after(0))
 
 
-def within_run(study: Study, name: str, arms: Mapping[str, Sequence[str]]) -> list[Row]:
+def within_run(
+    study: Study, name: str, arms: Mapping[str, Sequence[str]], beta1: float = 0.9
+) -> list[Row]:
     """The contrasts that one run answers.
 
     Args:
@@ -103,9 +110,12 @@ def within_run(study: Study, name: str, arms: Mapping[str, Sequence[str]]) -> li
       name: of the run.
       arms: role -> arms of the run: duplication, paraphrase and late, zipf with one arm each
         where there is one; intervals with those that differ in the interval alone.
+      beta1: of Adam's first moment, for the law of retention.
     """
     (same,) = arms["duplication"]
     depths = study.depths
+    aside = {CONTROL, *arms.get("zipf", ()), *arms.get("paraphrase", ())}
+    repeated = [arm for arm in study.arms if arm not in aside]
     rows = []
     for depth in depths:
         add = _adder(rows, f"{name}/{depth}")
@@ -124,7 +134,6 @@ def within_run(study: Study, name: str, arms: Mapping[str, Sequence[str]]) -> li
             inflation(study, same, depth),
             "1",
             f"raw gain of {same} at the last maximum over the control-subtracted one",
-            1.0,
         )
         add(
             "first-minus-later",
@@ -159,6 +168,8 @@ def within_run(study: Study, name: str, arms: Mapping[str, Sequence[str]]) -> li
                 "slope of a fact's raw gain at the end on log2 of its number of encounters, "
                 f"facts of arm {other}; what all facts gain alike cancels in a slope",
             )
+            path = f"{name}/{depth}/long-tail"
+            rows += long_tail_rows(study, other, depth, repeated, path, beta1)
         for arm in arms.get("intervals", ()):
             times = study.schedule[arm]
             add(
@@ -225,9 +236,14 @@ def seeds(studies: Sequence[Study], arm: str, depth: str) -> list[Row]:
     return [*rows, note_not_shown(mean)]
 
 
+def null_of(name: str) -> float:
+    """The value of a row that shows nothing."""
+    return NULLS.get(name.split("/")[-1], 0.0)
+
+
 def _adder(rows: list[Row], prefix: str):
-    def add(name, estimate, unit, definition, null=0.0):
+    def add(name, estimate, unit, definition):
         row = make_row(f"{prefix}/{name}", estimate, unit, f"{definition}; facts resampled")
-        rows.append(note_not_shown(row, null))
+        rows.append(note_not_shown(row, null_of(row["name"])))
 
     return add

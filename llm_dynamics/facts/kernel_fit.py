@@ -13,7 +13,7 @@ from scipy import optimize
 
 from llm_dynamics.errors import UserError
 from llm_dynamics.facts import cells
-from llm_dynamics.facts.cells import CONTROL
+from llm_dynamics.facts.cells import CONTROL, Table
 from llm_dynamics.facts.kernel import FORMS, Kernel, Superposition, check_form, momentum_steps
 from llm_dynamics.facts.many_fits import fit_many
 from llm_dynamics.facts.statistics import replicate_weights
@@ -82,7 +82,16 @@ def observe(
     Raises:
       UserError: an unknown arm or depth, or a fact without a schedule.
     """
-    table = cells.read_table(log)
+    return observe_table(cells.read_table(log), schedule, depth, arms)
+
+
+def observe_table(
+    table: Table,
+    schedule: Mapping[str, Sequence[int]],
+    depth: str,
+    arms: Sequence[str] | None = None,
+) -> tuple[list[Observed], np.ndarray | None]:
+    """As `observe`, of a log that is read already."""
     present, depths = cells.arms_and_depths(table)
     if depth not in depths:
         raise UserError(f"expected a depth of {', '.join(depths)}, got {depth!r}")
@@ -98,7 +107,7 @@ def observe(
     return found, control_SxC if control_SxC.size else None
 
 
-def _by_fact(table, arm: str, depth: str) -> tuple[list[str], np.ndarray]:
+def _by_fact(table: Table, arm: str, depth: str) -> tuple[list[str], np.ndarray]:
     probes = cells.select(table, arm, depth)
     facts, index_P = np.unique(table.labels["fact"][probes], return_inverse=True)
     member_PxK = np.eye(len(facts))[index_P]
@@ -116,6 +125,7 @@ def fit(
     until: int | None = None,
     seed: int = 0,
     resamples: int = 200,
+    weights: Mapping[str, np.ndarray] | None = None,
 ) -> Kernel:
     """One law for all given facts, by least squares over points at log-spaced lags.
 
@@ -134,6 +144,8 @@ def fit(
       fixed: parameters that are given, not fitted, such as {"saturation": 0.0}.
       until: the last step used; None = all.
       seed, resamples: of the bootstrap over facts.
+      weights: arm -> R x K, replicates drawn before, so that what is fitted can be subtracted from
+        what was measured in the same ones; None = drawn here.
 
     Raises:
       UserError: an unknown form or parameter, no encounters within the log, a step before an
@@ -160,7 +172,9 @@ def fit(
     facts = {one.arm: one.score_SxK.shape[1] for one in observed}
     if control_SxC is not None:
         facts[CONTROL] = control_SxC.shape[1]
-    weights = replicate_weights(facts, seed, resamples)
+    if weights is None:
+        weights = replicate_weights(facts, seed, resamples)
+    resamples = len(next(iter(weights.values()))) - 1
     target_RxGxB, root_RxGxB = _targets(groups, control_SxC, weights)
     most = max(len(group.rows_B) for group in groups)
     at_GxB = np.stack([np.pad(group.steps_B, (0, most - len(group.rows_B))) for group in groups])

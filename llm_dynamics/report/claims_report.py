@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llm_dynamics.facts.claims import null_of
 from llm_dynamics.facts.estimates import Study
 from llm_dynamics.facts.rows import verdict
 from llm_dynamics.report import claims_figures, run_section
@@ -72,6 +73,13 @@ CLAIMS: tuple[tuple[str, str, float, str, str], ...] = (
         "is lost in between",
     ),
     ("Frequent facts end higher", r"^size-[^/]+/[^/]+/long-tail$", 0.0, "as expected", "reversed"),
+    (
+        "The long tail departs from what the law of forgetting of the other arms foretells",
+        r"^size-[^/]+/[^/]+/long-tail/measured-minus-predicted$",
+        0.0,
+        "steeper",
+        "flatter",
+    ),
     ("A quarter of the batch", r"^batch-quarter[^/]*-minus-", 0.0, "more", "less"),
     ("Learning rate", r"^rate-[^/]+-minus-", 0.0, "more", "less"),
     ("Constant learning rate", r"^constant-rate-minus-", 0.0, "more", "less"),
@@ -187,9 +195,8 @@ def markdown(study: ClaimsStudy) -> str:
     lines = [f"`{study.command}`", "", "| result | value | 95 % interval | unit | n | shown |"]
     lines.append("|---|---:|---|---|---:|---|")
     for row in study.rows:
-        null = 1.0 if row["name"].endswith("/inflation") else 0.0
         value, interval = estimate(row["value"], row["low"], row["high"])
-        shown = verdict(dict(row), null)
+        shown = verdict(dict(row), null_of(row["name"]))
         cells = (row["name"], value, interval or "–", row["unit"], row["n"], shown)
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"
