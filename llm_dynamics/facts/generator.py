@@ -1,7 +1,8 @@
 """Facts about people, towns and books that do not exist, deterministic in their seed.
 
 Each sentence states one attribute and ends in its answer, drawn from a closed set, so chance is
-known. Wordings of one passage share no sentence and keep every answer. Templates and the name
+known. The first twelve wordings of a passage share no sentence, later ones put sentences together
+anew; all keep every answer. Templates and the name
 space are shared by all facts: what a model learns from them without learning the fact shows on
 facts that were never injected.
 """
@@ -33,7 +34,8 @@ def generate(
     Args:
       num_facts: at most `MAX_FACTS`.
       seed: any whole number.
-      num_paraphrases: wordings besides the original; at most templates per relation - 1.
+      num_paraphrases: wordings besides the original; at most the square of the templates of a
+        relation, less one. Up to their number no sentence comes twice; after that no passage does.
       attributes_per_fact: sentences of a passage, 3 or 4.
       probes_per_depth: attributes asked for at each depth; 0 = all of them.
       matched: facts in turn that form a set: same kind, relations and templates, same answer to
@@ -50,7 +52,7 @@ def generate(
     Raises:
       UserError: an argument outside its range.
     """
-    most = min(len(r.statements) for kind in KINDS for r in kind.relations) - 1
+    most = min(len(r.statements) for kind in KINDS for r in kind.relations) ** 2 - 1
     relations = min(len(kind.relations) for kind in KINDS)
     for key, value, low, high in (
         ("num_facts", num_facts, 1, MAX_FACTS),
@@ -153,12 +155,17 @@ def _unique_values(
 def _wordings(
     entity: str, values: list[tuple[Relation, str]], count: int, seed: int, index: int
 ) -> list[str]:
-    """`count` passages: each sentence from a template of its own, sentences in a new order."""
+    """`count` passages: each sentence from a template of its own, sentences in a new order.
+
+    When templates have run out, those of the i-th sentence are taken i further on in each round,
+    so that sentences meet others than before.
+    """
     templates = [shuffled(r.statements, seed, "statement", index, r.name) for r, _ in values]
     texts = []
     for wording in range(count):
         sentences = [
-            templates[i][wording].format(n=entity, x=x) + "." for i, (_, x) in enumerate(values)
+            own[(wording + i * (wording // len(own))) % len(own)].format(n=entity, x=x) + "."
+            for i, (own, (_, x)) in enumerate(zip(templates, values, strict=True))
         ]
         texts.append(" ".join(shuffled(sentences, seed, "order", index, wording)))
     return texts

@@ -61,6 +61,12 @@ class GeneratorTest(parameterized.TestCase):
             for text in fact.wordings:
                 self.assertTrue(all(contains(text, answer) for answer in answers), text)
 
+    def test_later_wordings_put_sentences_together_anew(self):
+        for fact in generate(4, num_paraphrases=143):
+            passages = [frozenset(text.rstrip(".").split(". ")) for text in fact.wordings]
+            self.assertLen(set(passages), 144)
+            self.assertLen(frozenset.union(*passages), 36)  # twelve of each attribute
+
     def test_sentence_order_varies(self):
         fact = self.facts[0]
         answers = [p.target for p in fact.probes[:3]]
@@ -137,7 +143,7 @@ class GeneratorTest(parameterized.TestCase):
     @parameterized.parameters(
         ({"num_facts": 0}, "num_facts"),
         ({"num_facts": 5000}, "num_facts"),
-        ({"num_facts": 3, "num_paraphrases": 12}, "paraphrases from 0 to 11, got 12"),
+        ({"num_facts": 3, "num_paraphrases": 144}, "paraphrases from 0 to 143, got 144"),
         ({"num_facts": 3, "attributes_per_fact": 5}, "attributes from 3 to 4"),
     )
     def test_bad_arguments(self, arguments, message):
