@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from llm_dynamics.data import cache, split, tokenizers
+from llm_dynamics.data import cache, near_duplicates, split, tokenizers
 from llm_dynamics.data.config import DataConfig
+from llm_dynamics.data.copies import order_with_copies, read_in_order
 from llm_dynamics.data.injection import Injection, place
 from llm_dynamics.data.plan import Plan, PlanSource
 from llm_dynamics.data.row_policies import POLICIES
@@ -120,6 +121,8 @@ def remembered(source: Source, characters: int = 1 << 26) -> Source:
 def build_tokenizer(config: DataConfig, data: OpenData | None = None) -> Tokenizer:
     """The tokenizer of a configuration; "bpe:N" is trained on its training documents.
 
+    Near-duplicates count and copies do not: with and without them the tokens are the same.
+
     Args:
       config: the data configuration.
       data: from `open_data`, to open it only once.
@@ -182,22 +185,35 @@ def build_plan(
         policy=POLICIES[config.injection_rows],
         seed=config.seed,
     )
+    if config.near_duplicates:
+        found = [_repeats(data, z, progress) for z in range(len(data.sources))]
+        data = dataclasses.replace(data, split=data.split.without(found))
     sources = []
     for z, source in enumerate(data.sources):
+        train = single = _stream(data, z, split.TRAIN, tokenizer, progress)
+        members = [data.split.key(z, side) for side in (split.TRAIN, split.VALIDATION)]
+        repeats = data.split.count(z, split.REPEATED)
+        repeated = _stream(data, z, split.REPEATED, tokenizer, progress) if repeats else None
+        # A copy is its original's near-duplicate at any threshold: to add both is to add neither.
+        if config.copies > 1 and not config.near_duplicates and single.num_documents:
+            train = _copied_stream(data, z, single, tokenizer, progress)
+            members += [config.copies, config.copied_share]
         sources.append(
             PlanSource(
                 name=source.name,
                 weight=source.weight,
                 fingerprint=source.fingerprint,
-                train=_stream(data, z, split.TRAIN, tokenizer, progress),
+                train=train,
                 validation=_stream(data, z, split.VALIDATION, tokenizer, progress),
                 licence=source.licence,
                 attribution=source.attribution,
                 origin=source.origin,
-                members=fingerprint(
-                    [data.split.key(z, side) for side in (split.TRAIN, split.VALIDATION)]
-                ),
+                members=fingerprint(members),
                 near_duplicates=data.split.count(z, split.REMOVED),
+                repeats=repeats,
+                repeated_tokens=repeated.num_tokens if repeated else 0,
+                copies=train.num_documents - single.num_documents,
+                copied_tokens=train.num_tokens - single.num_tokens,
             )
         )
     return Plan(
@@ -239,5 +255,37 @@ def _stream(
         tokenizer,
         data.folder / "rows",
         f"{source.fingerprint}-{data.split.key(z, side)}",
+        report,
+    )
+
+
+def _repeats(data: OpenData, z: int, progress: Progress | None) -> np.ndarray:
+    """Numbers of the training documents of a source that repeat an earlier one of it."""
+    source, total = data.sources[z], data.split.count(z, split.TRAIN)
+    what = f"looking for repeats in {source.name}"
+    found = near_duplicates.cached_repeats(
+        functools.partial(split.numbered, source, data.split.sides[z], split.TRAIN),
+        data.config.near_duplicates,
+        data.folder / "repeats",
+        f"{source.fingerprint}-{data.split.key(z, split.TRAIN)}",
+        progress and (lambda done: progress(what, done, total)),
+    )
+    return found.documents[:, 0]
+
+
+def _copied_stream(
+    data: OpenData, z: int, stream: TokenStream, tokenizer: Any, progress: Progress | None
+) -> TokenStream:
+    """The training documents of a source with the copies that the configuration asks for."""
+    source, config = data.sources[z], data.config
+    made = [config.copied_share, config.copies, config.seed]
+    key = f"{source.fingerprint} {config.seed}"
+    order = order_with_copies(stream.num_documents, config.copied_share, config.copies, key)
+    report = progress and (lambda done: progress(f"copying {source.name}", done, len(order)))
+    return cached_stream(
+        functools.partial(read_in_order, stream, order),
+        tokenizer,
+        data.folder / "rows",
+        f"{source.fingerprint}-{data.split.key(z, split.TRAIN)}-copies-{fingerprint(made)}",
         report,
     )

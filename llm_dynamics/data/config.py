@@ -4,6 +4,7 @@ import dataclasses
 
 from llm_dynamics.data import sources as sources_lib
 from llm_dynamics.data import tokenizers as tokenizers_lib
+from llm_dynamics.data.near_duplicates import LOWEST
 from llm_dynamics.data.row_policies import POLICIES
 from llm_dynamics.errors import UserError
 from llm_dynamics.spec import nearest
@@ -25,7 +26,10 @@ class DataConfig:
     injection_rows: str = "prefix"  # "prefix" as published, "random_offset" or "own_row"
     validation_fraction: float = 0.02  # of the documents; 0 = no validation set
     dedup_threshold: float = 0.5  # share of 5-word shingles in one training document that removes
-    seed: int = 0  # of the document order and the split
+    near_duplicates: float = 0.0  # similarity to an earlier document that removes; 0 = keep all
+    copies: int = 1  # times an epoch that each of the copied training documents comes
+    copied_share: float = 0.1  # of the training documents that are copied, where copies > 1
+    seed: int = 0  # of the document order, the split and the copies
     cache_dir: str = ""  # "" = $LLM_DYNAMICS_CACHE, or ~/.cache/llm_dynamics
 
     def __post_init__(self):
@@ -44,7 +48,7 @@ class DataConfig:
                 f"unknown injection_rows {self.injection_rows!r}; "
                 f"{nearest(self.injection_rows, POLICIES)}"
             )
-        for name in ("length", "batch_size"):
+        for name in ("length", "batch_size", "copies"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} expects a whole number >= 1, got {getattr(self, name)}")
         if not 0 <= self.validation_fraction < 1:
@@ -53,5 +57,12 @@ class DataConfig:
             )
         if not 0 < self.dedup_threshold <= 1:
             raise UserError(f"dedup_threshold expects 0 < x <= 1, got {self.dedup_threshold}")
+        if self.near_duplicates and not LOWEST <= self.near_duplicates <= 1:
+            raise UserError(
+                f"near_duplicates expects 0 (keep them) or {LOWEST} <= x <= 1, got "
+                f"{self.near_duplicates}"
+            )
+        if not 0 < self.copied_share <= 1:
+            raise UserError(f"copied_share expects 0 < x <= 1, got {self.copied_share}")
         if self.seed < 0:
             raise UserError(f"seed expects a whole number >= 0, got {self.seed}")

@@ -32,6 +32,10 @@ class PlanSource:
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     members: str = ""  # digest of which documents are on which side
     near_duplicates: int = 0  # validation documents removed for repeating training text
+    repeats: int = 0  # training documents removed for repeating an earlier one
+    repeated_tokens: int = 0  # theirs
+    copies: int = 0  # training documents added, copies of others
+    copied_tokens: int = 0  # theirs
 
 
 class RowBlock(NamedTuple):
@@ -222,6 +226,10 @@ class Plan:
                 "validation_documents": source.validation.num_documents,
                 "validation_tokens": source.validation.num_tokens,
                 "near_duplicates_removed": source.near_duplicates,
+                "repeats_removed": source.repeats,
+                "repeated_tokens_removed": source.repeated_tokens,
+                "copies_added": source.copies,
+                "copied_tokens_added": source.copied_tokens,
             }
             if read is not None:
                 entry["rows_read"] = int(read[z])

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from llm_dynamics.data import cache
-from llm_dynamics.data.split import mix
+from llm_dynamics.data.shingles import mix
 from llm_dynamics.errors import UserError
 from llm_dynamics.spec import fingerprint
 

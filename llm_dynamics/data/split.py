@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import io
-import re
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,18 +11,13 @@ from typing import Any
 import numpy as np
 
 from llm_dynamics.data import cache
+from llm_dynamics.data.shingles import SHINGLE, Content, WordHashes, batches
 from llm_dynamics.spec import fingerprint
 
-TRAIN, VALIDATION, REMOVED = 0, 1, 2
-SHINGLE = 5  # words
+TRAIN, VALIDATION, REMOVED, REPEATED = range(4)
 
 _FORMAT = 1  # raise it when the same input would be split differently
-_WORDS_AT_ONCE = 1 << 18  # bounds the memory of the comparison
-_PAD = np.uint64(0x9E3779B97F4A7C15)  # stands for the missing words of very short documents
-_MULTIPLIER = np.uint64(0xD6E8FEB86659FD93)
-_WORD = re.compile(r"\w+")
 
-Content = Any  # text, or an integer array of token ids
 Documents = Any  # sized iterable of (document id, Content)
 Progress = Callable[[str, int, int], None]  # what, done, total
 
@@ -33,7 +27,8 @@ class Split:
     """Which side every document is on.
 
     Attributes:
-      sides: for each source a uint8 array over its documents: TRAIN, VALIDATION or REMOVED.
+      sides: for each source a uint8 array over its documents: TRAIN, VALIDATION, REMOVED (from
+        validation) or, where `without` has taken them out of training, REPEATED.
       duplicates: int64 [k, 4], the removed documents, each with the training document it
         repeats: (source, document, source, document).
       overlaps: float64 [k], share of the removed document's shingles found there.
@@ -51,12 +46,26 @@ class Split:
         members = np.packbits(self.sides[source] == side).tobytes()
         return hashlib.sha256(members).hexdigest()[:16]
 
+    def without(self, repeats: Sequence[np.ndarray]) -> "Split":
+        """The split with these training documents of every source taken out, as REPEATED."""
+        sides = []
+        for side, documents in zip(self.sides, repeats, strict=True):
+            sides.append(side.copy())
+            sides[-1][documents] = REPEATED
+        return dataclasses.replace(self, sides=tuple(sides))
+
 
 def members(documents: Documents, sides: np.ndarray, side: int) -> Iterator[tuple[str, Content]]:
     """The documents of one source that are on `side`, in order."""
     for (doc_id, content), where in zip(documents, sides, strict=True):
         if where == side:
             yield doc_id, content
+
+
+def numbered(documents: Documents, sides: np.ndarray, side: int) -> Iterator[tuple[int, Content]]:
+    """The same with their numbers in the source in place of their ids."""
+    contents = (content for _, content in members(documents, sides, side))
+    return zip(np.flatnonzero(sides == side).tolist(), contents, strict=True)
 
 
 def split_documents(
@@ -107,14 +116,14 @@ def split_documents(
     if not held:
         return Split(tuple(sides), np.zeros((0, 4), np.int64), np.zeros(0))
 
-    words = _WordHashes()
+    words = WordHashes()
     index = _Index([content for _, _, content in held], words)
     best = np.zeros(len(held))
     match = np.zeros((len(held), 2), np.int64)
     done = 0
     for z, source in enumerate(sources):
         train = ((d, content) for d, (_, content) in enumerate(source) if sides[z][d] == TRAIN)
-        for doc_ids, doc_of, shingles in _batches(train, words):
+        for doc_ids, doc_of, shingles in batches(train, words):
             overlap, which = index.largest_overlap(doc_of, shingles)
             better = overlap > best
             best[better] = overlap[better]
@@ -169,69 +178,12 @@ def _keyed_hash(content: Content, seed: int) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
-class _WordHashes(dict):
-    """Word -> 64-bit hash, the same in every process; remembers the words it has met."""
-
-    def __missing__(self, word: str) -> int:
-        digest = hashlib.blake2b(word.encode(errors="surrogatepass"), digest_size=8).digest()
-        value = self[word] = int.from_bytes(digest, "little")
-        return value
-
-    def of(self, content: Content) -> np.ndarray:
-        """uint64 hashes of the words; of a token array, of its tokens."""
-        if isinstance(content, str):
-            found = _WORD.findall(content.lower())
-            return np.fromiter((self[word] for word in found), np.uint64, len(found))
-        return mix(np.asarray(content).astype(np.uint64))
-
-
-def mix(x: np.ndarray) -> np.ndarray:
-    """The splitmix64 finaliser: a bijection of uint64 that looks random."""
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-def _batches(
-    documents: Iterator[tuple[int, Content]], words: _WordHashes
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yields (document numbers, place in them of each shingle, shingle hashes)."""
-    numbers, parts, size = [], [], 0
-    for number, content in documents:
-        part = words.of(content)
-        if not len(part):
-            continue
-        if len(part) < SHINGLE:
-            part = np.append(part, np.full(SHINGLE - len(part), _PAD))
-        numbers.append(number)
-        parts.append(part)
-        size += len(part)
-        if size >= _WORDS_AT_ONCE:
-            yield np.array(numbers), *_shingles(parts)
-            numbers, parts, size = [], [], 0
-    if numbers:
-        yield np.array(numbers), *_shingles(parts)
-
-
-def _shingles(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes of all runs of SHINGLE words inside one document, and whose they are."""
-    words = np.concatenate(parts)
-    owner = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-    last = len(words) - SHINGLE + 1
-    shingles = np.zeros(last, np.uint64)
-    for k in range(SHINGLE):
-        shingles = shingles * _MULTIPLIER + words[k : k + last]
-    inside = owner[:last] == owner[SHINGLE - 1 :]
-    return owner[:last][inside], shingles[inside]
-
-
 class _Index:
     """Shingle -> the validation documents that hold it."""
 
-    def __init__(self, contents: Sequence[Content], words: _WordHashes):
+    def __init__(self, contents: Sequence[Content], words: WordHashes):
         pairs = []
-        for numbers, place, shingles in _batches(enumerate(contents), words):
+        for numbers, place, shingles in batches(enumerate(contents), words):
             pairs.append(np.stack([shingles, numbers[place].astype(np.uint64)], 1))
         pairs = np.unique(np.concatenate(pairs or [np.zeros((0, 2), np.uint64)]), axis=0)
         self._keys, self._starts = np.unique(pairs[:, 0], return_index=True)

@@ -32,6 +32,12 @@ def describe(parts: Parts, plan: Plan) -> list[str]:
             f"  {source['name']:<20} {source['share']:7.2%} of rows, {source['rows_read']:,} rows, "
             f"{source['epochs']:.2f} epochs; licence {source['licence'] or 'not stated'}"
         )
+        for what, count, tokens in (
+            ("repeats removed", source["repeats_removed"], source["repeated_tokens_removed"]),
+            ("copies added", source["copies_added"], source["copied_tokens_added"]),
+        ):
+            if count:
+                lines.append(f"  {'':<20} {count:,} {what}, {tokens:,} tokens")
     lines += _memory(parts)
     warmup = spec.optim.schedule.warmup
     marks = sorted({0, warmup, total // 4, total // 2, 3 * total // 4, total - 1} - {total})

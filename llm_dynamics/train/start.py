@@ -11,6 +11,7 @@ import optax
 import orbax.checkpoint as ocp
 
 from llm_dynamics import spec as specs
+from llm_dynamics.data.config import DataConfig
 from llm_dynamics.data.plan import Plan
 from llm_dynamics.errors import UserError
 from llm_dynamics.files import expanded
@@ -31,6 +32,9 @@ _ROWS = (
     "batch_size",
     "validation_fraction",
     "dedup_threshold",
+    "near_duplicates",
+    "copies",
+    "copied_share",
     "seed",
 )
 
@@ -123,7 +127,8 @@ def check(origin: Origin, spec: RunSpec, abstract: State) -> None:
     if wrong := differences(stored, leaves(wanted)):
         raise UserError(f"{where} does not fit this run: {wrong}")
     if spec.train.start.data == "continue":
-        theirs = {key: meta["spec"]["data"].get(key) for key in _ROWS}
+        # Runs of earlier versions have not the newest fields; they ran at the defaults.
+        theirs = {key: meta["spec"]["data"].get(key, getattr(DataConfig, key)) for key in _ROWS}
         if changes := specs.difference({"data": theirs}, {"data": {k: data[k] for k in _ROWS}}):
             raise UserError(
                 f"{where} read other data than this run's (there -> here): {'; '.join(changes)}; "

@@ -32,6 +32,11 @@ def test_defaults_survive_json_and_the_command_line():
         ({"batch_size": -1}, "batch_size expects"),
         ({"validation_fraction": 1.0}, "validation_fraction expects"),
         ({"dedup_threshold": 0.0}, "dedup_threshold expects"),
+        ({"near_duplicates": 0.05}, "near_duplicates expects 0 .* or 0.1 <= x <= 1, got 0.05"),
+        ({"near_duplicates": 1.1}, "near_duplicates expects"),
+        ({"near_duplicates": float("nan")}, "near_duplicates expects"),
+        ({"copies": 0}, "copies expects a whole number >= 1"),
+        ({"copied_share": 0.0}, "copied_share expects 0 < x <= 1"),
         ({"seed": -1}, "seed expects"),
     ],
 )

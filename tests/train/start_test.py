@@ -5,6 +5,7 @@ import random
 import shutil
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
@@ -201,12 +202,26 @@ class StartTest(parameterized.TestCase):
         ({"model.vocab_size": 300}, {}, "model.vocab_size: 264 -> 300"),
         ({"data.seed": 1}, {}, "data.seed: 0 -> 1.*train.start.data=fresh"),
         ({"data.batch_size": 16}, {}, "data.batch_size: 8 -> 16"),
+        ({"data.near_duplicates": 0.5}, {}, "data.near_duplicates: 0.0 -> 0.5"),
+        ({"data.copies": 2}, {}, "data.copies: 1 -> 2"),
         ({"train.steps": 5}, {}, "ends at step 8, but the run reads it up to step 9; set optim"),
     )
     def test_what_does_not_fit_is_refused_before_any_computation(self, changes, begin, message):
         with self.assertRaisesRegex(UserError, message) as caught:
             parts_lib.build(self._child(begin, **changes))
         self.assertNotIn("\n", str(caught.exception))
+
+    def test_an_older_run_read_as_the_defaults_say(self):
+        def older(*where, meta=start._meta):
+            record = meta(*where)
+            for key in ("near_duplicates", "copies", "copied_share"):
+                del record["spec"]["data"][key]
+            return record
+
+        with mock.patch.object(start, "_meta", older):
+            parts_lib.build(self._child())
+            with self.assertRaisesRegex(UserError, "data.copies: 1 -> 2"):
+                parts_lib.build(self._child(**{"data.copies": 2}))
 
     @parameterized.parameters(
         ({"optimizer": "drop"}, "optimizer keep or reset, got 'drop'"),
