@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import stats
 
 from llm_dynamics.errors import UserError
 from llm_dynamics.facts import measures
@@ -21,7 +22,7 @@ from llm_dynamics.facts.kernel import FORMS, Kernel
 from llm_dynamics.facts.kernel_fit import Observed, fit, observe_table
 from llm_dynamics.facts.long_tail import calibrate
 from llm_dynamics.facts.rows import Row, exact, interval_row, make_row, note_not_shown
-from llm_dynamics.facts.statistics import Estimate
+from llm_dynamics.facts.statistics import Estimate, Interval
 
 LEVEL = 0.95  # nominal share of facts within the interval of one fact
 NULLS = {
@@ -96,12 +97,25 @@ def long_tail_rows(
                 note,
             )
         ),
-        _calibration(f"{prefix}/calibration-slope", predicted_RxK[0], measured_RxK[0], what, law),
-        _covered(
-            f"{prefix}/covered", kernel, predicted_RxK, measured_RxK[0], weights[arm], arm,
-            f"share of facts whose {what} lies within the 95 % interval of one fact by {law}", seed,
+        _calibration(
+            f"{prefix}/calibration-slope",
+            predicted_RxK[0],
+            measured_RxK[0],
+            f"least-squares slope of the {what}, measured, on that foretold by {law}; 1: as "
+            "foretold; interval over these facts alone",
+            note,
         ),
-    ]  # fmt: skip
+        _covered(
+            f"{prefix}/covered",
+            kernel,
+            predicted_RxK,
+            measured_RxK[0],
+            f"share of facts whose {what} lies within the 95 % interval of one fact by {law}; "
+            "interval: Clopper and Pearson's",
+            note,
+            seed,
+        ),
+    ]
 
 
 def _law(study: Study, depth: str, others: Sequence[str], beta1: float, weights) -> Kernel:
@@ -133,21 +147,15 @@ def _slope(weights_RxK: np.ndarray, x_K: np.ndarray, y_RxK: np.ndarray) -> np.nd
     return np.where(spread_R > 1e-12 * np.square(x_K).max(), slope_R, np.nan)
 
 
-def _calibration(name: str, predicted_K, measured_K, what: str, law: str) -> Row:
-    definition = (
-        f"least-squares slope of the {what}, measured, on that foretold by {law}; 1: as foretold; "
-        "interval over these facts alone"
-    )
+def _calibration(name: str, predicted_K, measured_K, words: str, note: str) -> Row:
     try:
         found = calibrate(predicted_K, measured_K)
     except UserError as error:
-        return make_row(name, None, "1", definition, str(error))
-    return note_not_shown(interval_row(name, found.slope, "1", found.n, definition), 1.0)
+        return make_row(name, None, "1", words, str(error))
+    return note_not_shown(interval_row(name, found.slope, "1", found.n, words, note), 1.0)
 
 
-def _covered(
-    name: str, kernel: Kernel, predicted_RxK, measured_K, weights_RxK, arm: str, words: str, seed
-) -> Row:
+def _covered(name: str, kernel: Kernel, predicted_RxK, measured_K, words, note, seed) -> Row:
     if math.isnan(kernel.fact_sd):
         why = "the spread of single facts is unknown"
         return interval_row(name, exact(math.nan), "1", 0, words, why, missing="")
@@ -155,7 +163,8 @@ def _covered(
     noise = kernel.fact_sd * np.random.default_rng(seed).standard_normal(shape)
     single = (predicted_RxK[1:, None] + noise).reshape(-1, shape[-1])
     _, low_K, high_K = kernel.estimate(np.concatenate([predicted_RxK[:1], single])).interval(LEVEL)
-    inside_K = ((low_K <= measured_K) & (measured_K <= high_K)).astype(float)
-    share_R = weights_RxK @ inside_K / weights_RxK.sum(axis=1)
-    share = Estimate(share_R[:, None], {arm: len(measured_K)})
-    return note_not_shown(make_row(name, share, "1", words), LEVEL)
+    inside = int(((low_K <= measured_K) & (measured_K <= high_K)).sum())
+    # Resampling facts of which all are inside would give an interval of no width.
+    ends = stats.binomtest(inside, len(measured_K)).proportion_ci()
+    share = Interval(*(np.array([x]) for x in (inside / len(measured_K), ends.low, ends.high)))
+    return note_not_shown(interval_row(name, share, "1", len(measured_K), words, note), LEVEL)

@@ -233,8 +233,15 @@ def _forgetting(run: Run, drawn: Curves, gains: Sequence[Gain], study: FactsStud
     figure = facts_figures.retainability(
         drawn.retainability, drawn.fits, run.data["tokens_per_step"], unclear
     )
-    table = facts_tables.decays(run.results, list(study.schedule), unclear)
-    return Section("Forgetting", (Text(facts_words.FORGETTING), figure, table))
+    arms = list(study.schedule)
+    blocks = [
+        Text(facts_words.FORGETTING),
+        figure,
+        facts_tables.decays(run.results, arms, unclear),
+        Text(facts_words.CROSSING, "note"),
+        *facts_tables.forms(run.results, arms),
+    ]
+    return Section("Forgetting", tuple(blocks))
 
 
 def _training(run: Run) -> Section:

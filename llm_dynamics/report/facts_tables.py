@@ -1,9 +1,12 @@
 """The tables of a facts page: doses, fitted decays, example facts."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
+from llm_dynamics.facts.decay_models import LINE
 from llm_dynamics.facts.facts import DEPTHS, Fact
+from llm_dynamics.facts.rows import NO_CONTROL, verdict
+from llm_dynamics.facts.threshold import Status
 from llm_dynamics.report import facts_words
 from llm_dynamics.report.numbers import estimate, number
 from llm_dynamics.report.page import Cell, Fold, Quote, Section, Table, Text
@@ -53,7 +56,16 @@ def decays(
 ) -> Table:
     """The fitted lines in one table, raw and control-subtracted."""
     by_name = {row["name"]: row for row in results}
-    columns = ("arm", "depth", "form", "a", "95 % interval", "R² of the line", "zero at")
+    columns = (
+        "arm",
+        "depth",
+        "form",
+        "a",
+        "95 % interval",
+        "R² of the line",
+        "zero at",
+        "which is",
+    )
     rows = []
     for row in results:
         parts = row["name"].split("/")
@@ -77,14 +89,69 @@ def decays(
                 Cell(interval or "–", row["low"]),
                 Cell(number(r2, 2), r2),
                 Cell("–" if value == "–" else " ".join(estimate(*reach)), reach[0]),
+                "–" if value == "–" else _status(crossing.get("note", "")),
             )
         )
     rows.sort(key=lambda cells: arms.index(cells[0]) if cells[0] in arms else len(arms))
     caption = (
-        "Fitted decay: a is the share of the gain lost as time grows tenfold; the line would "
-        "reach zero at this log10 of tokens, mostly far outside the data"
+        "Fitted decay: a is the share of the gain lost as time grows tenfold; the line reaches "
+        "zero at this log10 of tokens"
     )
-    return Table(caption, columns, tuple(rows), columns[3:], sortable=True)
+    return Table(caption, columns, tuple(rows), columns[3:-1], sortable=True)
+
+
+def forms(results: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> tuple[Text | Table, ...]:
+    """How well each form of forgetting predicts later times, or why that cannot be asked.
+
+    Nothing for results without such rows.
+    """
+    cells: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    against: dict[tuple[str, str, str], Mapping[str, Any]] = {}
+    for row in results:
+        parts = row["name"].split("/")
+        if parts[2:3] != ["forgetting"]:
+            continue
+        if parts[4] == "heldout_error":
+            cells.setdefault((parts[0], parts[1]), {})[parts[3]] = row
+        else:
+            against[parts[0], parts[1], parts[3]] = row
+    if not cells:
+        return ()
+    names = list(dict.fromkeys(form for found in cells.values() for form in found))
+    rows = []
+    for (arm, depth), found in cells.items():
+        if all(row["value"] is None for row in found.values()):
+            continue
+        shown = []
+        for form in names:
+            value = found[form]["value"]
+            seen = verdict(dict(against[arm, depth, form])) if form != LINE else ""
+            said = {"below": " better", "above": " worse"}.get(seen, "")
+            shown.append(Cell(f"{number(value, 2)}{said}", value))
+        rows.append((arm, depth, *shown))
+    if not rows:
+        notes = " ".join(row["note"] for found in cells.values() for row in found.values())
+        return (Text(f"{facts_words.NO_FORMS} {_why_no_forms(notes)}.", "note"),)
+    rows.sort(key=lambda cells: arms.index(cells[0]) if cells[0] in arms else len(arms))
+    columns = ("arm", "depth", *(facts_words.FORMS.get(form, form) for form in names))
+    table = Table(facts_words.FORMS_CAPTION, columns, tuple(rows), columns[2:], sortable=True)
+    return Text(facts_words.HELD_OUT), table
+
+
+def _why_no_forms(notes: str) -> str:
+    if NO_CONTROL in notes:
+        return NO_CONTROL
+    if "steps" in notes.replace("between recorded steps", ""):
+        return "too few steps were recorded after the last encounter"
+    return "no gain beyond the control is shown to be positive"
+
+
+def _status(note: str) -> str:
+    """The status of a threshold, from its note, in words."""
+    first = {part.partition(":")[0].partition(" ")[0] for part in note.split("; ")}
+    # What may never be reached is also extrapolated.
+    found = [status for status in reversed(get_args(Status)) if status in first]
+    return facts_words.STATUS[found[0]] if found else "–"
 
 
 def examples(study: Any) -> Section:

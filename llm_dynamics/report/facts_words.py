@@ -26,6 +26,29 @@ FORGETTING = (
     "the gain that is still there. The published form averages ratios of single probes and keeps "
     "what the control gained too; minus control, it is the ratio of the mean gains beyond it."
 )
+FORMS = {
+    "log_linear": "line on log t",
+    "power": "power law",
+    "exponential": "exponential",
+    "power_floor": "power law to a floor",
+    "stretched_exponential": "stretched exponential",
+}
+CROSSING = (
+    "Zero at: only what lies inside the data was seen. Extrapolated, it rests on the line going on "
+    "as it is. May never be reached: its interval includes a line that does not fall."
+)
+HELD_OUT = (
+    "Is it a line at all? Each form below was fitted to the first quarter of the time after the "
+    "last maximum of the control-subtracted curve and had to predict the rest. Better or worse "
+    "than the line is said where the interval of the difference leaves out zero."
+)
+FORMS_CAPTION = "Forms of forgetting: error of predicting later times, as a share of the gain"
+NO_FORMS = "Forms of forgetting could not be compared on held-out times:"
+STATUS = {
+    "inside": "inside the data",
+    "extrapolated": "extrapolated",
+    "unbounded": "may never be reached",
+}
 GENERATED = (
     "The facts were invented for this run by the package's own generator from its seed: the "
     "people, places and works do not exist, so nothing of them can be known beforehand. One of "
@@ -155,6 +178,11 @@ def definitions(window: int) -> tuple[tuple[str, str], ...]:
             "Decay a",
             "Minus the slope of the least-squares line of R on log10 t (Eq. 4): the share "
             "lost each time that the time grows tenfold.",
+        ),
+        (
+            "Zero crossing (learnability threshold)",
+            "The time at which the line of R on log10 t would reach 0. It exists under that form "
+            "alone and has an interval of its own.",
         ),
         (
             "Interval",

@@ -9,9 +9,10 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from llm_dynamics.errors import UserError
+from llm_dynamics.facts import rows as rows_lib
 from llm_dynamics.facts.curves import compute_curves
 from llm_dynamics.probe.log import open_log
-from llm_dynamics.report import facts_report, run_section
+from llm_dynamics.report import facts_report, facts_tables, run_section
 from llm_dynamics.report.figures import Drawn
 from llm_dynamics.report.numbers import estimate
 from llm_dynamics.report.page import figures_of, render_page
@@ -222,6 +223,60 @@ class FactsReportTest(parameterized.TestCase):
         answer = page.split("<h2")[1]
         self.assertIn(sentence, answer)
         self.assertIn(mark, answer)
+
+    @parameterized.parameters(
+        ("inside the data", "inside the data"),
+        ("extrapolated by 1.0 decades beyond the data; the data end at", "extrapolated"),
+        ("unbounded: the interval includes never; extrapolated by 9", "may never be reached"),
+        ("interpolated; unbounded: the line does not fall", "may never be reached"),
+    )
+    def test_a_threshold_says_whether_the_data_reach_it(self, note, said):
+        rows = [dict(row) for row in self.results]
+        for row in rows:
+            if row["name"] == "once/memorization/decay/published/x_intercept_tokens":
+                row["note"] = note
+            if row["name"] == "once/memorization/gain_at_last_maximum/raw":
+                row |= {"value": 0.3, "low": 0.1, "high": 0.5}
+            if row["name"] == "once/memorization/decay/published/a":
+                row |= {"value": 0.3, "low": 0.1, "high": 0.5}
+        table = facts_tables.decays(rows, ["duplication", "paraphrase", "once"])
+        found = {(r[0], r[1], r[2]): r[-1] for r in table.rows}
+        self.assertEqual(found["once", "memorization", "as measured"], said)
+
+    def test_forms_of_forgetting_are_compared_where_they_can_be(self):
+        rows = [dict(row) for row in self.results]
+        values = {"log_linear": 0.05, "power": 0.02, "exponential": 0.21}
+        for row in rows:
+            form, measure = row["name"].split("/")[-2:]
+            if not row["name"].startswith("duplication/semantic/forgetting/"):
+                continue
+            if measure == "heldout_error":
+                row |= {"value": values.get(form, 0.3), "note": ""}
+            elif form in values:
+                value = values[form] - 0.05
+                row |= {"value": value, "low": value - 0.01, "high": value + 0.01}
+            else:
+                row |= {"value": 0.01, "low": -0.1, "high": 0.1}
+        _, table = facts_tables.forms(rows, ["duplication"])
+        self.assertEqual(table.columns[:4], ("arm", "depth", "line on log t", "power law"))
+        found = {(arm, depth): cells for arm, depth, *cells in table.rows}
+        said = [cell.text for cell in found["duplication", "semantic"]]
+        self.assertEqual(said, ["0.050", "0.020 better", "0.21 worse", "0.30", "0.30"])
+        self.assertIn(table.caption, self.composed(results__json=json.dumps(rows)))
+
+    @parameterized.parameters(
+        (rows_lib.NO_CONTROL, "no never-injected control"),
+        (rows_lib.UNCLEAR, "no gain beyond the control is shown to be positive"),
+        ("fewer than 5 steps after the last maximum", "too few steps"),
+    )
+    def test_why_forms_are_not_compared(self, note, said):
+        rows = [dict(row) for row in self.results]
+        for row in rows:
+            if "/forgetting/" in row["name"]:
+                row |= {"value": None, "low": None, "high": None, "note": note}
+        (text,) = facts_tables.forms(rows, [])
+        self.assertIn(said, text.text)
+        self.assertEqual(facts_tables.forms([], []), ())
 
     def test_without_control_the_page_says_so(self):
         rows = [
