@@ -95,6 +95,13 @@ class RepeatsTest(parameterized.TestCase):
         self.assertEqual(_similarity(*_sets(chain[:2])), 26 / 46)
         self.assertEqual(self._find(chain, 0.5).documents.tolist(), [[1, 0], [3, 2]])
 
+    def test_a_shingle_counts_once_however_often_it_comes(self):
+        # Five shingles going round, and two more at the end that only the last text has.
+        round_and_round = [" ".join(list("abcde") * n) for n in (2, 9)]
+        found = self._find([*round_and_round, f"{round_and_round[1]} x y"], 0.7)
+        self.assertEqual(found.documents.tolist(), [[1, 0], [2, 0]])
+        np.testing.assert_array_equal(found.similarities, [1, 5 / 7])
+
     def test_short_documents(self):
         found = self._find(["a b", "A, b!", "a c", "b a"], 0.9)
         self.assertEqual(found.documents.tolist(), [[1, 0]])
