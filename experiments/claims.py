@@ -46,6 +46,8 @@ FACTORS = (  # runs of the smallest size that change one thing
     "batch-quarter",
     "batch-quarter-rate-half",
     "batch-quarter-facts-quarter",
+    "corpus-duplicated",
+    "corpus-deduplicated",
     "optimizer-keep",
     "optimizer-reset",
 )
@@ -155,6 +157,10 @@ def runs(spec: Spec, workdir: Path) -> dict[str, facts_presets.Spec]:
     found["rate-triple"] = rate(3.0)
     found["decay-none"] = optim(weight_decay=0.0)
     found["decay-tenfold"] = optim(weight_decay=10 * small.optim.weight_decay)
+    # Half of the text comes from one document in a hundred, often enough to meet it in one epoch.
+    copied = replace(small.data, copies=100, copied_share=0.01)
+    found["corpus-duplicated"] = replace(small, data=copied)
+    found["corpus-deduplicated"] = replace(small, data=replace(small.data, near_duplicates=0.8))
     quarter = replace(small, data=replace(small.data, batch_size=small.data.batch_size // 4))
     found["batch-quarter"] = quarter
     found["batch-quarter-rate-half"] = rate(0.5, quarter)

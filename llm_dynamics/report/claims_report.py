@@ -84,6 +84,8 @@ CLAIMS: tuple[tuple[str, str, float, str, str], ...] = (
     ("Learning rate", r"^rate-[^/]+-minus-", 0.0, "more", "less"),
     ("Constant learning rate", r"^constant-rate-minus-", 0.0, "more", "less"),
     ("Weight decay", r"^decay-[^/]+-minus-", 0.0, "more", "less"),
+    ("Half of the text from a hundredth of it", r"^corpus-duplicated-minus-", 0.0, "more", "less"),
+    ("No near-duplicates in the corpus", r"^corpus-deduplicated-minus-", 0.0, "more", "less"),
     ("Optimizer state reset against kept", r"^optimizer-[^/]+-minus-", 0.0, "more", "less"),
 )
 

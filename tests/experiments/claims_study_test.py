@@ -17,7 +17,7 @@ from llm_dynamics.errors import UserError
 
 def test_every_run_changes_what_its_name_says(tmp_path):
     planned = claims.runs(claims.desk(), tmp_path)
-    assert len(planned) == 15 and set(claims.FACTORS) < set(planned)
+    assert len(planned) == 17 and set(claims.FACTORS) < set(planned)
     head = specs.to_json(planned["size-pocket-0.3m"])
     changed = {
         name: {line.split(":")[0] for line in specs.difference(head, specs.to_json(run))}
@@ -28,6 +28,8 @@ def test_every_run_changes_what_its_name_says(tmp_path):
     assert changed["rate-triple"] == {"optim.schedule.peak"}
     assert changed["constant-rate"] == {"optim.schedule.kind"}
     assert changed["decay-none"] == {"optim.weight_decay"}
+    assert changed["corpus-duplicated"] == {"data.copies", "data.copied_share"}
+    assert changed["corpus-deduplicated"] == {"data.near_duplicates"}
     assert changed["batch-quarter"] == {"data.batch_size"}
     assert changed["seed-1"] == {"seed", "data.seed", "facts.rotation"}
     keep, reset = planned["optimizer-keep"], planned["optimizer-reset"]
