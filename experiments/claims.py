@@ -1,16 +1,18 @@
 """The claims about facts, tested side by side: sizes, stages, intervals, doses, batches, rates.
 
-    launch/local claims                   preset desk: some fifteen runs, about an hour on two cores
+    launch/local claims                   preset desk: some thirty runs, about an hour on two cores
     launch/local claims --preset=smoke    the same questions on tiny runs, to see that it works
 
-Each run is a facts run in WORKDIR/runs/NAME and can be opened as one. A run that is cut short is
-resumed by the same command; a complete one is not repeated.
+Every setting is run several times, with other seeds and the arms turned, so that a fact is compared
+with itself where it is never said (`facts.crossed`). Each run is a facts run in WORKDIR/runs/NAME
+and can be opened as one. One that is cut short is resumed by the same command; a complete one is
+not repeated.
 """
 
 import dataclasses
 import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments import cli, facts, facts_presets
@@ -21,6 +23,7 @@ from llm_dynamics.errors import UserError
 from llm_dynamics.facts import claims, timetable
 from llm_dynamics.facts.arms import FactsConfig
 from llm_dynamics.facts.cells import CONTROL
+from llm_dynamics.facts.crossed import cross
 from llm_dynamics.facts.estimates import Study, open_study
 from llm_dynamics.model import presets, size
 from llm_dynamics.optim.optimizer import OptimConfig
@@ -53,6 +56,9 @@ FACTORS = (  # runs of the smallest size that change one thing
 )
 
 
+APART = ("batch-quarter-facts-quarter",)  # has other facts, so it is set beside the others
+
+
 @dataclasses.dataclass(frozen=True)
 class Spec:
     """All runs of the study follow from one."""
@@ -60,34 +66,47 @@ class Spec:
     base: facts_presets.Spec  # the run at the smallest size
     sizes: tuple[str, ...]  # named models, smallest first
     factors: tuple[str, ...] = FACTORS  # which of them to run
-    seeds: int = 3  # runs of the smallest size; in each, facts take other arms
+    base_pairs: int = 4  # pairs of runs of the base, arms turned by half a turn within each
+    other_pairs: int = 1  # the same of every other size and factor
     share_after: int = 100  # steps after the last maximum at which the share left is compared
     resamples: int = 1000  # of the facts
 
     def __post_init__(self):
-        if not self.sizes or self.seeds < 1:
+        if not self.sizes:
+            raise UserError("expected at least one size, got none; try sizes=pocket-0.3m")
+        arms = self.base.facts.names
+        if not {SAME, CONTROL} <= set(arms):
             raise UserError(
-                f"expected at least one size and one seed, got sizes {self.sizes} and seeds "
-                f"{self.seeds}"
+                f"expected arms {SAME} and {CONTROL} in base.facts.arms, got {', '.join(arms)}"
             )
-        if not {SAME, CONTROL} <= set(self.base.facts.names):
+        if 2 * abs(arms.index(SAME) - arms.index(CONTROL)) != len(arms):
             raise UserError(
-                f"expected arms {SAME} and {CONTROL} in base.facts.arms, got "
-                f"{', '.join(self.base.facts.names)}"
+                f"expected {CONTROL} half the arms after {SAME} in base.facts.arms, so that half a "
+                f"turn exchanges their facts, got {', '.join(arms)}"
+            )
+        if not 1 <= self.other_pairs <= self.base_pairs <= len(arms) // 2:
+            raise UserError(
+                f"expected 1 <= other_pairs <= base_pairs <= {len(arms) // 2}, half the arms, got "
+                f"{self.other_pairs} and {self.base_pairs}"
             )
         for name in self.factors:
             if name not in FACTORS:
                 raise UserError(f"unknown run {name!r} in factors; {nearest(name, FACTORS)}")
 
+    def turns(self, pairs: int) -> tuple[int, ...]:
+        """The rotations of so many pairs of runs, the two of a pair next to each other."""
+        half = len(self.base.facts.names) // 2
+        return tuple(turn for i in range(pairs) for turn in (i, i + half))
+
 
 def smoke() -> Spec:
-    """A minute or two on two cores: every question asked, nothing shown."""
+    """A minute or two on two cores: most questions asked, nothing shown."""
     base = _base(steps=110, num_facts=24, rows=16, start=10, apart=(4, 8, 12))
-    return Spec(base, ("pocket-0.1m",), seeds=2)
+    return Spec(base, ("pocket-0.1m",), ("constant-rate", *FACTORS[-2:]), base_pairs=1)
 
 
 def desk() -> Spec:
-    """Within an hour on two cores: three sizes of up to 3M parameters, fifteen runs."""
+    """About an hour on two cores: three sizes of up to 3M parameters, some thirty runs."""
     base = _base(steps=330, num_facts=96, rows=32, start=60, apart=(10, 20, 40))
     return Spec(base, ("pocket-0.3m", "pocket-1m", "pocket-3m"))
 
@@ -114,13 +133,11 @@ def _base(steps: int, num_facts: int, rows: int, start: int, apart) -> facts_pre
                 f"paraphrase6:paraphrase/start={start + 1}",
                 f"single:{same(2, middle, 'encounters=1')}",
                 f"every{short}:{same(4, short)}",
+                CONTROL,
                 f"every{long}:{same(3, long)}",
                 f"late:{same(6 * middle + 2, middle)}",
                 f"zipf:{same(0, middle, 'encounters=12/spacing=zipf')}",
-                "control",
             ),
-            matched=True,
-            blocks=num_facts // 24 if num_facts >= 96 else 1,
             start=start,
             interval=middle,
             encounters=6,
@@ -130,19 +147,15 @@ def _base(steps: int, num_facts: int, rows: int, start: int, apart) -> facts_pre
     )
 
 
-def runs(spec: Spec, workdir: Path) -> dict[str, facts_presets.Spec]:
-    """The runs by name, those that others start from first."""
+def settings(spec: Spec, workdir: Path) -> dict[str, dict[str, facts_presets.Spec]]:
+    """The runs of every setting by their names, settings that others start from first."""
     replace = dataclasses.replace
-
-    def of_size(name: str) -> facts_presets.Spec:
-        return replace(spec.base, model=presets.named(name, vocab_size=spec.base.model.vocab_size))
-
-    found = {f"size-{name}": of_size(name) for name in spec.sizes}
-    first, small = next(iter(found.items()))
-    for seed in range(1, spec.seeds):
-        data = replace(small.data, seed=small.data.seed + seed)
-        turned = replace(small.facts, rotation=seed)
-        found[f"seed-{seed}"] = replace(small, seed=small.seed + seed, data=data, facts=turned)
+    first = f"size-{spec.sizes[0]}"
+    found = {}
+    for name in spec.sizes:
+        model = presets.named(name, vocab_size=spec.base.model.vocab_size)
+        found[f"size-{name}"] = replace(spec.base, model=model)
+    small = found[first]
 
     def optim(**changes) -> facts_presets.Spec:
         return replace(small, optim=replace(small.optim, **changes))
@@ -165,21 +178,47 @@ def runs(spec: Spec, workdir: Path) -> dict[str, facts_presets.Spec]:
     found["batch-quarter"] = quarter
     found["batch-quarter-rate-half"] = rate(0.5, quarter)
     quarter_of = small.facts.num_facts // 4
-    if quarter_of >= len(small.facts.names):
-        fewer = replace(small.facts, num_facts=quarter_of, blocks=1)
+    if quarter_of >= 2 * len(small.facts.names):
+        fewer = replace(small.facts, num_facts=quarter_of)
         found["batch-quarter-facts-quarter"] = replace(quarter, facts=fewer)
-    trunk, start = str(workdir / "runs" / first), small.train.checkpoint.steps[0]
+    start = small.train.checkpoint.steps[0]
     for policy in ("keep", "reset"):
         train = replace(
             small.train,
             steps=small.train.steps - start,
             checkpoint=CheckpointConfig(),
-            start=replace(small.train.start, run=trunk, step=start, optimizer=policy),
+            start=replace(small.train.start, run=first, step=start, optimizer=policy),
         )
         shifted = replace(small.facts, start=small.facts.start - start, arms=_shift(small, start))
         found[f"optimizer-{policy}"] = replace(small, train=train, facts=shifted)
     unasked = set(FACTORS) - set(spec.factors)
-    return {name: run for name, run in found.items() if name not in unasked}
+    return {
+        name: {
+            _turned_name(name, turn): _turned(run, turn, workdir)
+            for turn in spec.turns(spec.base_pairs if name == first else spec.other_pairs)
+        }
+        for name, run in found.items()
+        if name not in unasked
+    }
+
+
+def _turned_name(name: str, turn: int) -> str:
+    return f"{name}-turn-{turn}"
+
+
+def _turned(run: facts_presets.Spec, turn: int, workdir: Path) -> facts_presets.Spec:
+    """The run with the arms turned, other seeds, and the parent of the same turn."""
+    replace, train = dataclasses.replace, run.train
+    if train.start.run:
+        parent = str(workdir / "runs" / _turned_name(train.start.run, turn))
+        train = replace(train, start=replace(train.start, run=parent))
+    return replace(
+        run,
+        seed=run.seed + turn,
+        data=replace(run.data, seed=run.data.seed + turn),
+        facts=replace(run.facts, rotation=turn),
+        train=train,
+    )
 
 
 def _shift(run: facts_presets.Spec, steps: int) -> tuple[str, ...]:
@@ -214,19 +253,22 @@ def roles(facts_config: FactsConfig) -> dict[str, tuple[str, ...]]:
 def run(spec: Spec, workdir: Path, command: str) -> Path:
     """Does the runs that are not done, asks the questions and writes the report."""
     folder = RunFolder(workdir)
-    planned = runs(spec, folder.path)
-    folder.claim(spec, {"fingerprint": specs.fingerprint(sorted(planned)), "command": command})
-    studies: dict[str, Study] = {}
-    for i, (name, run_spec) in enumerate(planned.items()):
-        _log.info("run %d of %d: %s", i + 1, len(planned), name)
-        done, _ = facts.learn(run_spec, folder.path / "runs" / name, command)
-        studies[name] = open_study(
-            open_log(done.probes),
-            timetable.schedule(run_spec.facts),
-            timetable.resolve_window(run_spec.facts, run_spec.optim.b1),
-            run_spec.facts.seed,
-            spec.resamples,
-        )
+    planned = settings(spec, folder.path)
+    names = [name for runs in planned.values() for name in runs]
+    folder.claim(spec, {"fingerprint": specs.fingerprint(sorted(names)), "command": command})
+    studies: dict[str, list[Study]] = {}
+    for setting, runs in planned.items():
+        for name, run_spec in runs.items():
+            _log.info("run %d of %d: %s", names.index(name) + 1, len(names), name)
+            done, _ = facts.learn(run_spec, folder.path / "runs" / name, command)
+            study = open_study(
+                open_log(done.probes),
+                timetable.schedule(run_spec.facts),
+                timetable.resolve_window(run_spec.facts, run_spec.optim.b1),
+                run_spec.facts.seed,
+                spec.resamples,
+            )
+            studies.setdefault(setting, []).append(study)
     rows = ask(spec, studies)
     files.write_json(folder.results, rows)
     study = page(spec, planned, studies, rows, command)
@@ -234,85 +276,99 @@ def run(spec: Spec, workdir: Path, command: str) -> Path:
     return write_report(folder.path, study)
 
 
-def ask(spec: Spec, studies: Mapping[str, Study]) -> list[claims.Row]:
-    """Every question of the study, in the order of its claims."""
+def ask(spec: Spec, studies: Mapping[str, Sequence[Study]]) -> list[claims.Row]:
+    """Every question of the study, in the order of its claims.
+
+    Args:
+      spec: of the study.
+      studies: setting -> its runs, in the order of their turns.
+    """
     rows, asked = [], roles(spec.base.facts)
     sizes = [f"size-{name}" for name in spec.sizes]
+    crossed = {name: cross(runs) for name, runs in studies.items()}
+    # What is compared between settings was measured in runs of the same turns and seeds.
+    alike = {name: cross(runs[: 2 * spec.other_pairs]) for name, runs in studies.items()}
     for name in [name for name in studies if name in sizes or name == "constant-rate"]:
-        rows += claims.within_run(studies[name], name, asked)
-    for small, large in itertools.pairwise(sizes):
-        what = f"in {large} less in {small}"
-        rows += claims.between_runs(
-            studies[large], studies[small], f"{large}-minus-{small}", SAME, what, spec.share_after
-        )
-    reference = {"optimizer-reset": "optimizer-keep"}
+        rows += claims.within_run(crossed[name], name, asked, spec.base.optim.b1)
+    pairs = [(large, small) for small, large in itertools.pairwise(sizes)]
     for name in studies:
-        if name in sizes or name.startswith("seed-") or name == "optimizer-keep":
+        other = {"optimizer-reset": "optimizer-keep"}.get(name, sizes[0])
+        if name in (*sizes, *APART, "optimizer-keep") or other not in studies:
             continue
-        other = reference.get(name, sizes[0])
-        if other not in studies:
-            continue
-        if studies[name].weights[SAME].shape != studies[other].weights[SAME].shape:
-            continue  # other facts: the report sets the two side by side instead
+        pairs.append((name, other))
+    for name, other in pairs:
         rows += claims.between_runs(
-            studies[name],
-            studies[other],
+            alike[name],
+            alike[other],
             f"{name}-minus-{other}",
             SAME,
             f"in {name} less in {other}",
             spec.share_after,
         )
-    if "batch-quarter-facts-quarter" in studies:
-        name = "batch-quarter-facts-quarter"
-        rows += claims.within_run(studies[name], name, asked)
-    again = [studies[sizes[0]], *(s for name, s in studies.items() if name.startswith("seed-"))]
-    for depth in studies[sizes[0]].depths:
+    for name in [name for name in studies if name in APART]:
+        rows += claims.within_run(crossed[name], name, asked, spec.base.optim.b1)
+    base = studies[sizes[0]]
+    again = [cross(base[i : i + 2]) for i in range(0, len(base), 2)]
+    for depth in crossed[sizes[0]].depths:
         rows += claims.seeds(again, SAME, depth)
     return rows
 
 
-def page(spec: Spec, planned, studies: Mapping[str, Study], rows, command: str) -> ClaimsStudy:
+def page(
+    spec: Spec,
+    planned: Mapping[str, Mapping[str, facts_presets.Spec]],
+    studies: Mapping[str, Sequence[Study]],
+    rows: Sequence[claims.Row],
+    command: str,
+) -> ClaimsStudy:
     """What the report says."""
-    names = [f"size-{name}" for name in spec.sizes]
-    asked = roles(spec.base.facts)
+    models = {
+        f"size-{name}": presets.named(name, vocab_size=spec.base.model.vocab_size)
+        for name in spec.sizes
+    }
+    optims = {name: next(iter(runs.values())).optim for name, runs in planned.items()}
     return ClaimsStudy(
         rows=rows,
         changes=changes(planned),
-        studies={name: studies[name] for name in names},
-        sizes={
-            f"size-{name}": size.num_params(planned[f"size-{name}"].model) for name in spec.sizes
-        },
-        intervals=asked["intervals"],
+        num_runs=sum(map(len, planned.values())),
+        studies={name: cross(studies[name]) for name in models},
+        sizes={name: size.num_params(model) for name, model in models.items()},
+        intervals=roles(spec.base.facts)["intervals"],
         same=SAME,
         horizons={
-            name: 1 / (run.optim.schedule.peak * run.optim.weight_decay)
-            for name, run in planned.items()
-            if run.optim.weight_decay
+            name: 1 / (optim.schedule.peak * optim.weight_decay)
+            for name, optim in optims.items()
+            if optim.weight_decay
         },
         command=command,
     )
 
 
-def changes(planned: Mapping[str, facts_presets.Spec]) -> dict[str, str]:
-    """How every run differs from the first."""
-    head = specs.to_json(next(iter(planned.values())))
+def changes(planned: Mapping[str, Mapping[str, facts_presets.Spec]]) -> dict[str, str]:
+    """How every setting differs from the first, in runs of the same turn, and its runs."""
+    firsts = {name: next(iter(runs.values())) for name, runs in planned.items()}
+    head = specs.to_json(next(iter(firsts.values())))
     return {
-        name: "; ".join(specs.difference(head, specs.to_json(run))) for name, run in planned.items()
+        name: "; ".join(
+            [f"{len(planned[name])} runs", *specs.difference(head, specs.to_json(first))]
+        )
+        for name, first in firsts.items()
     }
 
 
 def describe(spec: Spec) -> list[str]:
-    """The runs in a line each, and the first one's plan in full."""
-    planned = runs(spec, Path("WORKDIR"))
-    first, head = next(iter(planned.items()))
-    lines = [f"{len(planned)} runs:"]
-    lines += [f"  {name}" + (f": {how}" if how else "") for name, how in changes(planned).items()]
-    return [*lines, "", f"{first}:", *facts.describe(head)]
+    """The settings in a line each, and the first run's plan in full."""
+    planned = settings(spec, Path("WORKDIR"))
+    lines = [f"{sum(map(len, planned.values()))} runs:"]
+    lines += [f"  {name}: {how}" for name, how in changes(planned).items()]
+    name, head = next(iter(next(iter(planned.values())).items()))
+    return [*lines, "", f"{name}:", *facts.describe(head)]
 
 
 def explain(spec: Spec, step: int) -> str:
     """What every row of a step of the first run holds."""
-    return facts.explain(next(iter(runs(spec, Path("WORKDIR")).values())), step)
+    first = next(iter(settings(spec, Path("WORKDIR")).values()))
+    return facts.explain(next(iter(first.values())), step)
 
 
 if __name__ == "__main__":

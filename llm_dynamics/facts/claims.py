@@ -1,8 +1,8 @@
 """The claims of the literature as contrasts between arms, depths, encounters and runs.
 
-Numbers are control-subtracted unless they say raw. Runs of one study share facts, so a
-contrast between runs resamples the same facts on both sides (the same replicate weights); only
-`seeds` tells how much a run varies beyond its facts.
+Numbers are control-subtracted unless they say raw. A study may be of one run or of runs crossed
+(`crossed`). Studies share facts, so a contrast between two resamples the same facts on both sides
+(the same replicate weights); only `seeds` tells how much runs vary beyond their facts.
 """
 
 import itertools
@@ -212,9 +212,9 @@ def between_runs(
 
 
 def seeds(studies: Sequence[Study], arm: str, depth: str) -> list[Row]:
-    """The gain in each of several runs that differ in seed and assignment, and their spread.
+    """The gain in each of several studies that differ in seeds and in which facts are said.
 
-    The interval of the mean is Student's t over runs, which vary in everything at once.
+    The interval of the mean is Student's t over studies, which vary in everything at once.
     """
     found = [subtracted(study, arm, depth, gain_after(0)) for study in studies]
     values = np.array([estimate.draws_RxT[0, 0] for estimate in found])
@@ -223,7 +223,7 @@ def seeds(studies: Sequence[Study], arm: str, depth: str) -> list[Row]:
     rows: list[Row] = []
     add = _adder(rows, f"seeds/{depth}")
     for i, estimate in enumerate(found):
-        add(f"run-{i}", estimate, NATS, f"{NET}gain of {arm} at the last maximum in run {i}")
+        add(f"study-{i}", estimate, NATS, f"{NET}gain of {arm} at the last maximum in study {i}")
     mean = interval_row(
         f"seeds/{depth}/mean",
         Interval(*(np.array([values.mean() + end]) for end in (0.0, -half, half))),

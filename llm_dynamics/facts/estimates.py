@@ -82,7 +82,7 @@ def open_study(log, schedule, window: int, seed: int, resamples: int) -> Study:
     if not times:
         raise UserError(f"expected an injected arm in the probe log, got {', '.join(arms)}")
     weights = _weights(table, seed, resamples)
-    lag = _lag(table, times, window)
+    lag = choose_lag(table, times, window)
     return Study(table, tuple(arms), tuple(depths), times, window, lag, weights)
 
 
@@ -102,17 +102,21 @@ def _weights(table: Table, seed: int, resamples: int) -> dict[str, np.ndarray]:
     return weights
 
 
-def _lag(table: Table, schedule: Mapping[str, Sequence[int]], window: int) -> int:
-    """One lag for the whole study, chosen from all its injected facts."""
+def choose_lag(table: Table, schedule: Mapping[str, Sequence[int]], window: int) -> int:
+    """One lag for the whole study, chosen from all its injected facts; see `common_lag`."""
     is_control = table.labels["arm"] == CONTROL
     control_S = table.loglik_SxP[:, is_control].mean(axis=1) if is_control.any() else 0.0
-    times = {}
-    for arm, steps in schedule.items():
-        times |= cells.times_of(table, arm, steps)
+    times = {
+        (arm, fact): found
+        for arm, steps in schedule.items()
+        for fact, found in cells.times_of(table, arm, steps).items()
+    }
     last = max(found[-1] for found in times.values())
     measures.common_offsets(table.steps_S, [last], window)  # refuses a run that ends before
+    labels = table.labels
     groups = (
-        (table.loglik_SxP[:, table.labels["fact"] == fact], found) for fact, found in times.items()
+        (table.loglik_SxP[:, (labels["arm"] == arm) & (labels["fact"] == fact)], found)
+        for (arm, fact), found in times.items()
     )
     return common_lag(groups, control_S, table.steps_S, window)
 

@@ -55,8 +55,8 @@ def gains(study: Any) -> Figure:
     return Figure(
         "inflation",
         "Raw and control-subtracted gain by size",
-        f"Gain of arm {study.same} at the last maximum, as published (raw) and less that of facts "
-        "that were never injected. Bars: 95 % intervals over facts.",
+        f"Gain of arm {study.same} at the last maximum, as published (raw) and less that of the "
+        "same facts where they are never said. Bars: 95 % intervals over facts.",
         "Raw and control-subtracted gains for each model size and depth, with intervals.",
         draw,
         data,

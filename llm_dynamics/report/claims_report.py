@@ -15,9 +15,11 @@ from llm_dynamics.report.page import Code, Fold, Page, Section, Table, Text, wri
 
 QUESTION = (
     "Published claims about how language models take up facts, each asked of runs in which "
-    "everything but one thing is the same, and answered with an interval. Facts that are never "
-    "injected go through the same measures and are subtracted. An answer whose interval includes "
-    "the value of no effect is reported as not shown."
+    "everything but one thing is the same, and answered with an interval. Facts take turns in the "
+    "arms from run to run, so that what a fact gains where it is said is compared with what the "
+    "same fact gains where it never is, in a run that says others like it. Intervals are over "
+    "facts, each with all its runs. An answer whose interval includes the value of no effect is "
+    "reported as not shown."
 )
 
 # (title, pattern of the names of its contrasts, value of no effect, what above and below mean)
@@ -96,17 +98,19 @@ class ClaimsStudy:
 
     Attributes:
       rows: all results.
-      changes: run -> how its spec differs from that of the first run.
-      studies: the runs of the sizes, smallest first.
-      sizes: run -> parameters.
+      changes: setting -> its runs, and how their specs differ from those of the first setting.
+      num_runs: of all settings.
+      studies: the crossed runs of the sizes, smallest first.
+      sizes: setting -> parameters.
       intervals: arms that differ in the interval alone, shortest first.
-      same: the arm of the contrasts between runs.
-      horizons: run -> weight-decay horizon 1 / (peak learning rate x weight decay), steps.
+      same: the arm of the contrasts between settings.
+      horizons: setting -> weight-decay horizon 1 / (peak learning rate x weight decay), steps.
       command: that made it.
     """
 
     rows: Sequence[Mapping[str, Any]]
     changes: Mapping[str, str]
+    num_runs: int
     studies: Mapping[str, Study]
     sizes: Mapping[str, int]
     intervals: Sequence[str]
@@ -124,7 +128,8 @@ def compose(study: ClaimsStudy) -> Page:
     """The page as blocks."""
     return Page(
         title="What small models show of the claims about facts",
-        subtitle=f"{number(len(study.changes))} runs, {number(len(study.rows))} numbers.",
+        subtitle=f"{number(study.num_runs)} runs in {number(len(study.changes))} settings, "
+        f"{number(len(study.rows))} numbers.",
         sections=(
             Section("The claims", (Text(QUESTION, "lead"), claims_table(study.rows))),
             Section("How much of the raw gain is the fact", (claims_figures.gains(study),)),
@@ -183,12 +188,12 @@ def _runs(study: ClaimsStudy) -> Table:
     rows = tuple(
         (
             name,
-            "the reference" if name == first else how,
+            how + (": the reference" if name == first else ""),
             number(study.horizons[name]) if name in study.horizons else "none",
         )
         for name, how in study.changes.items()
     )
-    columns = ("run", f"differs from {first} in", "weight-decay horizon, steps")
+    columns = ("setting", f"runs; differs from {first} in", "weight-decay horizon, steps")
     return Table("The runs; each lies in its own folder under runs/", columns, rows, columns[2:])
 
 

@@ -1,4 +1,4 @@
-"""The claims study: the runs that follow from a spec, and three tiny ones end to end."""
+"""The claims study: the runs that follow from a spec, and two tiny ones end to end."""
 
 import dataclasses
 import json
@@ -13,15 +13,22 @@ import text
 from experiments import claims
 from llm_dynamics import spec as specs
 from llm_dynamics.errors import UserError
+from llm_dynamics.facts import arms, estimates, timetable
+from llm_dynamics.probe.log import open_log
 
 
-def test_every_run_changes_what_its_name_says(tmp_path):
-    planned = claims.runs(claims.desk(), tmp_path)
-    assert len(planned) == 17 and set(claims.FACTORS) < set(planned)
-    head = specs.to_json(planned["size-pocket-0.3m"])
+def _planned(spec, folder):
+    return claims.settings(spec, folder)
+
+
+def test_every_setting_changes_what_its_name_says(tmp_path):
+    planned = _planned(claims.desk(), tmp_path)
+    assert len(planned) == 15 and set(claims.FACTORS) < set(planned)
+    first = {name: next(iter(runs.values())) for name, runs in planned.items()}
+    head = specs.to_json(first["size-pocket-0.3m"])
     changed = {
         name: {line.split(":")[0] for line in specs.difference(head, specs.to_json(run))}
-        for name, run in planned.items()
+        for name, run in first.items()
     }
     assert changed["size-pocket-0.3m"] == set()
     assert all(key.startswith("model.") for key in changed["size-pocket-3m"])
@@ -31,16 +38,42 @@ def test_every_run_changes_what_its_name_says(tmp_path):
     assert changed["corpus-duplicated"] == {"data.copies", "data.copied_share"}
     assert changed["corpus-deduplicated"] == {"data.near_duplicates"}
     assert changed["batch-quarter"] == {"data.batch_size"}
-    assert changed["seed-1"] == {"seed", "data.seed", "facts.rotation"}
-    keep, reset = planned["optimizer-keep"], planned["optimizer-reset"]
+    keep, reset = first["optimizer-keep"], first["optimizer-reset"]
     assert dataclasses.replace(keep, train=reset.train) == reset
     assert (keep.train.start.optimizer, reset.train.start.optimizer) == ("keep", "reset")
     # The facts are met at the same updates, counted from the parent's beginning.
     late = [
         next(a for a in run.facts.treatments if a.name == "late")
-        for run in (reset, planned["size-pocket-0.3m"])
+        for run in (reset, first["size-pocket-0.3m"])
     ]
     assert late[0].start + reset.train.start.step == late[1].start
+
+
+def test_turned_runs_change_seeds_arms_and_parent_alone(tmp_path):
+    planned = _planned(claims.desk(), tmp_path)
+    base = list(planned["size-pocket-0.3m"].values())
+    assert [run.facts.rotation for run in base] == [0, 4, 1, 5, 2, 6, 3, 7]
+    for name, runs in planned.items():
+        one, other = list(runs.values())[:2]
+        changed = {
+            line.split(":")[0]
+            for line in specs.difference(specs.to_json(one), specs.to_json(other))
+        }
+        parent = {"train.start.run"} if name.startswith("optimizer") else set()
+        assert changed == {"seed", "data.seed", "facts.rotation"} | parent
+        if parent:
+            trunk = Path(other.train.start.run)
+            assert trunk == tmp_path / "runs" / "size-pocket-0.3m-turn-4"
+
+
+def test_half_a_turn_exchanges_duplication_and_control(tmp_path):
+    one, other = list(_planned(claims.desk(), tmp_path)["rate-third"].values())
+    facts = arms.load_facts(one.facts)
+    before, after = (arms.assign_arms(facts, run.facts) for run in (one, other))
+    for arm, exchanged in (("duplication", "control"), ("control", "duplication")):
+        assert {f for f in before if before[f] == arm} == {
+            f for f in after if after[f] == exchanged
+        }
 
 
 def test_roles_are_found_by_name():
@@ -53,7 +86,9 @@ def test_roles_are_found_by_name():
     ("changes", "message"),
     [
         ({"factors": "rate-tripel"}, "unknown run 'rate-tripel'.*'rate-triple'"),
-        ({"seeds": "0"}, "at least one size and one seed"),
+        ({"sizes": ""}, "at least one size"),
+        ({"other_pairs": "2"}, "1 <= other_pairs <= base_pairs <= 4"),
+        ({"base.facts.arms": "control,once,duplication"}, "half the arms after duplication"),
         ({"base.facts.arms": "once"}, "expected arms duplication and control"),
     ],
 )
@@ -62,13 +97,12 @@ def test_bad_settings(changes, message):
         specs.override(claims.smoke(), changes)
 
 
-def test_three_runs_end_with_results_and_a_report(tmp_path):
+def test_a_pair_of_runs_ends_with_results_and_a_report(tmp_path):
     corpus, folder = text.write_corpus(tmp_path / "corpus.jsonl", 80), tmp_path / "study"
     flags = [
         "--preset=smoke",
         f"--workdir={folder}",
-        "--config.factors=optimizer-keep,optimizer-reset",
-        "--config.seeds=1",
+        "--config.factors=",
         "--config.resamples=50",
         "--config.share_after=5",
         f"--config.base.data.sources={corpus}",
@@ -85,16 +119,30 @@ def test_three_runs_end_with_results_and_a_report(tmp_path):
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert str(folder / "report.html") in done.stdout
     rows = {row["name"]: row for row in json.loads((folder / "results.json").read_text())}
-    kept = rows["optimizer-reset-minus-optimizer-keep/memorization/gain"]
-    assert kept["n"] == 3 and kept["low"] <= kept["value"] <= kept["high"]
+    gain = rows["size-pocket-0.1m/memorization/gain"]
+    assert gain["n"] == 6 and gain["low"] <= gain["value"] <= gain["high"]
     assert "size-pocket-0.1m/memorization/accumulation/every4" in rows
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "What encounters add builds up" in page and "<svg" in page
     assert "| size-pocket-0.1m/memorization/inflation |" in (folder / "results.md").read_text()
-    parent = json.loads((folder / "runs" / "optimizer-keep" / "spec.json").read_text())["parent"]
-    assert parent["step"] == 8
+
+    # The same two runs under another name differ from themselves by nothing.
+    spec = specs.override(claims.smoke(), {"resamples": "50", "share_after": "5"})
+    studies = [
+        estimates.open_study(
+            open_log(folder / "runs" / name / "probes"),
+            timetable.schedule(run.facts),
+            run.facts.window,
+            0,
+            50,
+        )
+        for name, run in claims.settings(spec, folder)["size-pocket-0.1m"].items()
+    ]
+    rows = claims.ask(spec, {"size-pocket-0.1m": studies, "constant-rate": studies})
+    apart = [row for row in rows if row["name"].startswith("constant-rate-minus-")]
+    assert len(apart) == 9 and all(row["value"] == row["low"] == row["high"] == 0 for row in apart)

@@ -92,7 +92,7 @@ def test_runs_are_compared_fact_by_fact(study):
 def test_seeds_are_the_unit_of_their_interval():
     studies = [_study(seed=seed) for seed in range(3)]
     rows = {row["name"]: row for row in claims.seeds(studies, "duplication", "memorization")}
-    values = [rows[f"seeds/memorization/run-{i}"]["value"] for i in range(3)]
+    values = [rows[f"seeds/memorization/study-{i}"]["value"] for i in range(3)]
     mean = rows["seeds/memorization/mean"]
     assert mean["value"] == pytest.approx(np.mean(values)) and mean["n"] == 3
     half = 4.302653 * np.std(values, ddof=1) / np.sqrt(3)  # t with 2 degrees of freedom
