@@ -17,12 +17,8 @@ from absl import app, flags
 from llm_dynamics.facts import common_lag, gls, measures
 from llm_dynamics.facts.estimates import crossing
 from llm_dynamics.facts.fits import fit_log_decay
-from llm_dynamics.facts.statistics import (
-    Estimate,
-    Interval,
-    mean_over_probes,
-    replicate_weights,
-)
+from llm_dynamics.facts.statistics import Estimate, mean_over_probes, replicate_weights
+from llm_dynamics.results import Interval
 from tests.facts.synthetic import Law, simulate
 
 _RUNS = flags.DEFINE_integer("runs", 2000, "simulated studies of every setting")

@@ -20,8 +20,9 @@ from llm_dynamics.facts.biography_measures import (
     phases,
     read_scores,
 )
-from llm_dynamics.facts.rows import Row, exact, interval_row, make_row
+from llm_dynamics.facts.rows import make_row
 from llm_dynamics.facts.statistics import Estimate, replicate_weights
+from llm_dynamics.results import Row, exact, interval_row
 
 NATS = "nats/answer"
 

@@ -16,8 +16,9 @@ from llm_dynamics.facts.cells import CONTROL, Cell
 from llm_dynamics.facts.estimates import Study
 from llm_dynamics.facts.long_tail_rows import NULLS as TAIL_NULLS
 from llm_dynamics.facts.long_tail_rows import long_tail_rows
-from llm_dynamics.facts.rows import Row, interval_row, make_row, note_not_shown
-from llm_dynamics.facts.statistics import Estimate, Interval
+from llm_dynamics.facts.rows import make_row
+from llm_dynamics.facts.statistics import Estimate
+from llm_dynamics.results import Interval, Row, interval_row, note_not_shown
 
 Measure = Callable[[Study, Cell], Estimate]
 

@@ -17,7 +17,8 @@ import numpy as np
 from llm_dynamics.errors import UserError
 from llm_dynamics.facts.log_bins import log_bins
 from llm_dynamics.facts.many_fits import fit_many
-from llm_dynamics.facts.statistics import Estimate, Interval
+from llm_dynamics.facts.statistics import Estimate
+from llm_dynamics.results import Interval
 
 LINE = "log_linear"  # the published form
 _SMALLEST_SD = 0.25  # of the median over bins: early bins have next to no variance between facts

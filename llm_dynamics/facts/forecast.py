@@ -14,7 +14,7 @@ import numpy as np
 
 from llm_dynamics.errors import UserError
 from llm_dynamics.facts.kernel import Kernel
-from llm_dynamics.facts.statistics import Interval
+from llm_dynamics.results import Interval
 
 OF = {"mean": "the mean of facts", "fact": "one fact"}
 _NOISES = 20  # single facts drawn for each replicate

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from llm_dynamics.facts.forecast import OF, accumulates, forecast, keep_at_least, over_forms
 from llm_dynamics.facts.kernel import FORMS, UNITS, Kernel
-from llm_dynamics.facts.rows import Row, exact, interval_row
-from llm_dynamics.facts.statistics import Interval
+from llm_dynamics.results import Interval, Row, exact, interval_row
 
 _LAW = {
     "power": "(1 + lag / onset)^-exponent",

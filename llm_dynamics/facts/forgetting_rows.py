@@ -13,18 +13,10 @@ from llm_dynamics.facts import decay_models, estimates, gls, measures
 from llm_dynamics.facts.cells import Cell
 from llm_dynamics.facts.estimates import OUTLIERS, Study
 from llm_dynamics.facts.fits import fit_log_decay
-from llm_dynamics.facts.rows import (
-    NO_CONTROL,
-    UNCLEAR,
-    Row,
-    doubt,
-    exact,
-    interval_row,
-    make_row,
-    note_not_shown,
-)
+from llm_dynamics.facts.rows import NO_CONTROL, UNCLEAR, doubt, make_row
 from llm_dynamics.facts.statistics import Estimate
 from llm_dynamics.facts.threshold import threshold
+from llm_dynamics.results import Row, exact, interval_row, note_not_shown
 
 TIMES = (1, 3, 10, 30, 100, 300, 1000, 3000)  # steps after the last maximum that are reported
 CURVES = {

@@ -10,7 +10,8 @@ import numpy as np
 
 from llm_dynamics.errors import UserError
 from llm_dynamics.facts.kernel import Kernel
-from llm_dynamics.facts.statistics import Estimate, Interval, replicate_weights
+from llm_dynamics.facts.statistics import Estimate, replicate_weights
+from llm_dynamics.results import Interval
 
 _MOMENTS = 120  # into which a run is divided
 _INNER = 16  # lags averaged within each of them

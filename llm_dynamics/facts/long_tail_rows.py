@@ -21,8 +21,9 @@ from llm_dynamics.facts.estimates import Study
 from llm_dynamics.facts.kernel import FORMS, Kernel
 from llm_dynamics.facts.kernel_fit import Observed, fit, observe_table
 from llm_dynamics.facts.long_tail import calibrate
-from llm_dynamics.facts.rows import Row, exact, interval_row, make_row, note_not_shown
-from llm_dynamics.facts.statistics import Estimate, Interval
+from llm_dynamics.facts.rows import make_row
+from llm_dynamics.facts.statistics import Estimate
+from llm_dynamics.results import Interval, Row, exact, interval_row, note_not_shown
 
 LEVEL = 0.95  # nominal share of facts within the interval of one fact
 NULLS = {

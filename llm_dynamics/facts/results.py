@@ -16,8 +16,9 @@ from llm_dynamics.facts import cells, estimates
 from llm_dynamics.facts.cells import CONTROL, Cell
 from llm_dynamics.facts.estimates import OUTLIERS, Study
 from llm_dynamics.facts.forgetting_rows import CURVES, forgetting_rows
-from llm_dynamics.facts.rows import NO_CONTROL, Row, doubt, make_row, note_not_shown
+from llm_dynamics.facts.rows import NO_CONTROL, doubt, make_row
 from llm_dynamics.facts.statistics import Estimate, mean_over_probes
+from llm_dynamics.results import Row, note_not_shown
 
 _NATS = "nats/token"
 _FORMS = {

@@ -23,20 +23,12 @@ variation between runs is poorly determined, and intervals are too narrow where 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
 from llm_dynamics.errors import UserError
-
-
-class Interval(NamedTuple):
-    """A value and its interval: arrays over T points, NaN where there is none."""
-
-    value: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+from llm_dynamics.results import Interval
 
 
 @dataclass(frozen=True)

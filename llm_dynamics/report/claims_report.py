@@ -8,10 +8,10 @@ from typing import Any
 
 from llm_dynamics.facts.claims import null_of
 from llm_dynamics.facts.estimates import Study
-from llm_dynamics.facts.rows import verdict
 from llm_dynamics.report import claims_figures, run_section
 from llm_dynamics.report.numbers import estimate, number
 from llm_dynamics.report.page import Code, Fold, Page, Section, Table, Text, write_page
+from llm_dynamics.results import verdict
 
 QUESTION = (
     "Published claims about how language models take up facts, each asked of runs in which "

@@ -5,11 +5,12 @@ from typing import Any, get_args
 
 from llm_dynamics.facts.decay_models import LINE
 from llm_dynamics.facts.facts import DEPTHS, Fact
-from llm_dynamics.facts.rows import NO_CONTROL, verdict
+from llm_dynamics.facts.rows import NO_CONTROL
 from llm_dynamics.facts.threshold import Status
 from llm_dynamics.report import facts_words
 from llm_dynamics.report.numbers import estimate, number
 from llm_dynamics.report.page import Cell, Fold, Quote, Section, Table, Text
+from llm_dynamics.results import verdict
 
 _DOSES = (
     ("encounters", "texts"),

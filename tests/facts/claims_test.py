@@ -5,7 +5,7 @@ import pytest
 from absl.testing import parameterized
 
 from llm_dynamics.facts import claims, estimates
-from llm_dynamics.facts.rows import verdict
+from llm_dynamics.results import verdict
 from tests.facts.simulate import make_log
 
 SCHEDULE = {

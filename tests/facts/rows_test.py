@@ -1,60 +1,13 @@
-"""Rows of results: both ends or none, and in words what is not finite."""
-
-import json
-import math
+"""Rows of estimates over facts: without an interval for one fact, and without any estimate."""
 
 import numpy as np
-import pytest
 
 from llm_dynamics.facts import rows
-from llm_dynamics.facts.statistics import Estimate, Interval
-
-INF, NAN = math.inf, math.nan
+from llm_dynamics.facts.statistics import Estimate
 
 
-@pytest.mark.parametrize(
-    ("found", "kept", "note"),
-    [
-        ((1.0, 0.5, 2.0), (1.0, 0.5, 2.0), ""),
-        ((1.0, 0.5, INF), (1.0, None, None), "the interval starts at 0.5 and has no upper end"),
-        ((1.0, -INF, 2.0), (1.0, None, None), "the interval ends at 2 and has no lower end"),
-        ((1.0, NAN, 2.0), (1.0, None, None), "no interval: some resamples have no finite value"),
-        ((1.0, NAN, NAN), (1.0, None, None), "no interval"),
-        ((INF, 3.0, INF), (None, None, None), "infinite"),
-        ((NAN, NAN, NAN), (None, None, None), "0 divided by 0"),
-    ],
-)
-def test_ends(found, kept, note):
-    row = rows.interval_row("a/b", Interval(*np.array(found)[:, None]), "1", 9, "of a")
-    assert (row["value"], row["low"], row["high"]) == kept
-    assert row["note"] == note
-    json.dumps(row, allow_nan=False)
-
-
-def test_what_is_said_is_kept():
-    row = rows.interval_row("a", rows.exact(2.0), "1", 9, "of a", "exact")
-    assert row["note"] == "exact"
-    row = rows.interval_row("a", rows.exact(INF), "step", 9, "of a", "slow", "never reached")
-    assert row["note"] == "slow; never reached"
+def test_what_there_is_no_interval_for():
     alone = rows.make_row("a", Estimate(np.ones((5, 1)), {"one": 1}), "1", "of a", "slow")
     assert alone["note"] == "slow; one fact: no interval" and alone["value"] == 1
     none = rows.make_row("a", None, "1", "of a", rows.NO_CONTROL)
     assert none["n"] == 0 and none["note"] == rows.NO_CONTROL and none["value"] is None
-
-
-@pytest.mark.parametrize(
-    ("ends", "null", "expected"),
-    [
-        ((0.1, 0.3), 0.0, "above"),
-        ((-0.3, -0.1), 0.0, "below"),
-        ((-0.1, 0.1), 0.0, "not shown"),
-        ((None, None), 0.0, "not shown"),
-        ((0.8, 1.2), 1.0, "not shown"),
-    ],
-)
-def test_verdict(ends, null, expected):
-    row = {"low": ends[0], "high": ends[1], "note": "so"}
-    assert rows.verdict(row, null) == expected
-    said = rows.note_not_shown(row, null)["note"]
-    include = expected == "not shown" and ends[0] is not None
-    assert said == (f"so; not shown: the interval includes {null:g}" if include else "so")
