@@ -1,0 +1,1 @@
+"""Continual pre-training: what an update forgets, what it learns, and what it costs."""
