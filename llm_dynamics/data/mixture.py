@@ -42,6 +42,7 @@ class Mixture:
                 f"the proportions of the weights {list(weights)} need numbers up to "
                 f"{sum(self.weights)}; write them with fewer digits"
             )
+        self._below = np.cumsum([0, *self.weights])  # weight of the sources before each
 
     @property
     def shares(self) -> tuple[Fraction, ...]:
@@ -58,25 +59,17 @@ class Mixture:
           source int64 [...] and index int64 [...]: row g is the index-th row of its source.
         """
         rows = np.asarray(rows, np.int64)
-        source = np.zeros(rows.size, np.int64)
         index = rows.ravel().copy()
-
-        def descend(chosen: np.ndarray, low: int, high: int) -> None:
-            if not chosen.size:
-                return
-            if high - low == 1:
-                source[chosen] = low
-                return
+        low, high = np.zeros_like(index), np.full_like(index, len(self.weights))
+        # All rows go down the tree together, a level at a time; a leaf is its own right side.
+        while np.any(high - low > 1):
             middle = (low + high) // 2
-            n = index[chosen]
-            before = self._left(n, low, middle, high)
-            is_left = self._left(n + 1, low, middle, high) > before
-            index[chosen] = np.where(is_left, before, n - before)
-            descend(chosen[is_left], low, middle)
-            descend(chosen[~is_left], middle, high)
-
-        descend(np.arange(rows.size), 0, len(self.weights))
-        return source.reshape(rows.shape), index.reshape(rows.shape)
+            p, q = self._below[middle] - self._below[low], self._below[high] - self._below[low]
+            before = _left(index, p, q)
+            is_left = _left(index + 1, p, q) > before
+            index = np.where(is_left, before, index - before)
+            low, high = np.where(is_left, low, middle), np.where(is_left, middle, high)
+        return low.reshape(rows.shape), index.reshape(rows.shape)
 
     def counts(self, rows: np.ndarray | int) -> np.ndarray:
         """How many of the rows before g come from each source.
@@ -87,19 +80,22 @@ class Mixture:
         Returns:
           int64 [..., Z], summing to g over the last axis.
         """
-        parts = [np.asarray(rows, np.int64)]
-        spans = [(0, len(self.weights))]
-        while len(parts) < len(self.weights):
-            at = next(k for k, (low, high) in enumerate(spans) if high - low > 1)
-            low, high = spans[at]
+        rows = np.asarray(rows, np.int64)
+        counts = np.empty((*rows.shape, len(self.weights)), np.int64)
+        nodes = [(0, len(self.weights), rows)]
+        while nodes:
+            low, high, n = nodes.pop()
+            if high - low == 1:
+                counts[..., low] = n
+                continue
             middle = (low + high) // 2
-            left = self._left(parts[at], low, middle, high)
-            parts[at : at + 1] = [left, parts[at] - left]
-            spans[at : at + 1] = [(low, middle), (middle, high)]
-        return np.stack(parts, axis=-1)
+            p, q = self._below[middle] - self._below[low], self._below[high] - self._below[low]
+            left = _left(n, p, q)
+            nodes += [(low, middle, left), (middle, high, n - left)]
+        return counts
 
-    def _left(self, n: np.ndarray, low: int, middle: int, high: int) -> np.ndarray:
-        """round(n p / q), of the first n rows of a node those of its left side."""
-        p, q = sum(self.weights[low:middle]), sum(self.weights[low:high])
-        whole, rest = np.divmod(n, q)
-        return whole * p + (2 * rest * p + q) // (2 * q)
+
+def _left(n: np.ndarray, p: np.ndarray | int, q: np.ndarray | int) -> np.ndarray:
+    """round(n p / q): of the first n rows of a node of weight q those of its left side, p."""
+    whole, rest = np.divmod(n, q)
+    return whole * p + (2 * rest * p + q) // (2 * q)

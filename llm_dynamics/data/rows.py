@@ -20,6 +20,8 @@ from llm_dynamics.spec import fingerprint
 PADDING = np.iinfo(np.int64).min  # document number of what is no token
 _FORMAT = 1  # raise it when the same documents would give other files
 _DOCUMENTS_AT_ONCE = 512
+_ROUNDS = 6  # of the Feistel network; four are enough for it to look random
+LARGEST_ORDER = 1 << 22  # rows up to which the order of an epoch is sorted and kept, 32 MiB
 _FILES = ("tokens.npy", "starts.npy", "ids.npy", "id_starts.npy")
 
 
@@ -92,6 +94,32 @@ def row_order(key: str, seed: int, epoch: int, num_rows: int) -> np.ndarray:
     return np.argsort(
         mix(mix(np.arange(num_rows, dtype=np.uint64)) ^ np.uint64(start)), kind="stable"
     )
+
+
+def scattered_rows(
+    key: str, seed: int, epoch: int, num_rows: int, positions: np.ndarray
+) -> np.ndarray:
+    """Row at some positions of an epoch whose order is never written down; int64 like `positions`.
+
+    A permutation of the rows as `row_order` gives one, and another one: a Feistel network on the
+    next power of four, walked along until it is back among the rows (Black & Rogaway 2002). It
+    takes the same memory for any number of rows.
+    """
+    text = f"scattered rows {key} {seed} {epoch}".encode()
+    keys = np.frombuffer(hashlib.blake2b(text, digest_size=8 * _ROUNDS).digest(), "<u8")
+    half = np.uint64(max(1, -(-(num_rows - 1).bit_length() // 2)))
+    mask = np.uint64((1 << int(half)) - 1)
+
+    def permute(x: np.ndarray) -> np.ndarray:
+        left, right = x >> half, x & mask
+        for k in keys:
+            left, right = right, left ^ (mix(right ^ k) & mask)
+        return left << half | right
+
+    rows = permute(np.asarray(positions).astype(np.uint64))
+    while (outside := np.flatnonzero(rows >= num_rows)).size:
+        rows[outside] = permute(rows[outside])
+    return rows.astype(np.int64)
 
 
 def cached_stream(

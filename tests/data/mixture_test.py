@@ -72,6 +72,20 @@ class MixtureTest(parameterized.TestCase):
         np.testing.assert_array_equal(source, whole_source[rows])
         np.testing.assert_array_equal(index, whole_index[rows])
 
+    def test_a_thousand_sources(self):
+        weights = np.random.default_rng(0).integers(1, 1000, 1000).tolist()
+        mixture = Mixture(weights)
+        rows = FAR + np.arange(1104)
+        source, index = mixture.locate(rows)
+        self.assertGreater(len(np.unique(source)), 400)
+        counts = mixture.counts(np.array([FAR, FAR + 1104]))
+        for g in (0, 500, 1103):
+            self.assertEqual(mixture.counts(FAR + g)[source[g]], index[g])
+        expected = np.bincount(source, minlength=1000)
+        np.testing.assert_array_equal(counts[1] - counts[0], expected)
+        shares = np.array(weights) / sum(weights)
+        self.assertLess(np.abs(counts[0] - FAR * shares).max(), 5)
+
     def test_golden(self):
         # The order of sources is part of a run; if this changes, raise plan._FORMAT.
         source, _ = Mixture([3, 2, 1]).locate(np.arange(12))

@@ -136,3 +136,36 @@ class OrderTest(parameterized.TestCase):
 
 
 GOLDEN = [2, 3, 0, 6, 5, 1, 7, 4]
+
+
+class ScatteredTest(parameterized.TestCase):
+    @parameterized.parameters(1, 2, 3, 16, 17, 1000, 4097)
+    def test_every_row_once(self, count):
+        found = rows_lib.scattered_rows("key", 0, 3, count, np.arange(count))
+        self.assertEqual(sorted(found.tolist()), list(range(count)))
+
+    def test_it_depends_on_every_argument(self):
+        places = np.arange(50)
+        found = {
+            tuple(rows_lib.scattered_rows(*arguments, 1000, places))
+            for arguments in [("key", 0, 0), ("other", 0, 0), ("key", 1, 0), ("key", 0, 1)]
+        }
+        self.assertLen(found, 4)
+
+    def test_neighbours_are_far_apart(self):
+        rows = 10**9
+        found = rows_lib.scattered_rows("key", 0, 0, rows, np.arange(100_000))
+        self.assertBetween(found.mean() / rows, 0.495, 0.505)
+        steps = np.abs(np.diff(found)) / rows
+        self.assertBetween(steps.mean(), 0.33, 0.337)  # of independent places: a third
+        self.assertLess(abs(np.corrcoef(found[1:], found[:-1])[0, 1]), 0.02)
+
+    def test_places_may_be_asked_one_by_one(self):
+        whole = rows_lib.scattered_rows("key", 0, 0, 10**9, np.arange(20))
+        one = [rows_lib.scattered_rows("key", 0, 0, 10**9, np.array([k]))[0] for k in range(20)]
+        self.assertEqual(whole.tolist(), one)
+
+    def test_golden(self):
+        # The order is part of a run.
+        found = rows_lib.scattered_rows("key", 7, 1, 10**9, np.arange(4)).tolist()
+        self.assertEqual(found, [314730877, 200580867, 746960833, 643488526])
