@@ -15,17 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import numpy as np
 
-from experiments import cli
+from experiments import cli, probed
 from llm_dynamics import files
 from llm_dynamics.data import cache, split
-from llm_dynamics.data.build import OpenData, build_plan, build_tokenizer
+from llm_dynamics.data.build import OpenData
 from llm_dynamics.data.config import DataConfig
-from llm_dynamics.data.explain import format_explanation
 from llm_dynamics.data.plan import Plan
 from llm_dynamics.data.sources import open_source, parse_source
-from llm_dynamics.data.tokenizers import Tokenizer, check_vocabulary
 from llm_dynamics.errors import UserError
 from llm_dynamics.facts import biographies as lib
 from llm_dynamics.facts import biography_results as results
@@ -33,17 +30,12 @@ from llm_dynamics.facts.biographies import BiographyConfig, Person
 from llm_dynamics.model import presets, size
 from llm_dynamics.optim.optimizer import OptimConfig
 from llm_dynamics.optim.schedules import ScheduleConfig
-from llm_dynamics.probe import packing
 from llm_dynamics.probe.cadence import ProbeConfig, probe_steps
-from llm_dynamics.probe.log import ProbeLog, open_log
-from llm_dynamics.probe.probes import EncodedProbe, Probe, encode_all
+from llm_dynamics.probe.log import open_log
+from llm_dynamics.probe.probes import EncodedProbe, Probe
 from llm_dynamics.report.biographies_report import BiographiesStudy, write_report
-from llm_dynamics.train import parts as parts_lib
 from llm_dynamics.train import plan_lines
 from llm_dynamics.train.config import CheckpointConfig, RunSpec, TrainConfig
-from llm_dynamics.train.loop import train
-from llm_dynamics.train.parts import Parts
-from llm_dynamics.train.processes import on_first
 from llm_dynamics.train.run_folder import RunFolder
 
 _log = logging.getLogger("llm_dynamics.biographies")
@@ -110,17 +102,10 @@ def laptop() -> Spec:
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepared:
-    """Everything a run reads, made from the spec alone."""
+class Prepared(probed.Prepared):
+    """A prepared run with the people that it reads about."""
 
-    parts: Parts
-    tokenizer: Tokenizer
     people: tuple[Person, ...]
-    plan: Plan
-    probes: tuple[Probe, ...]
-    encoded: Sequence[EncodedProbe]
-    packed: packing.PackedProbes
-    steps: np.ndarray  # at which the probes are scored
 
 
 def prepare(spec: Spec, folder: RunFolder | None = None) -> Prepared:
@@ -130,34 +115,16 @@ def prepare(spec: Spec, folder: RunFolder | None = None) -> Prepared:
       spec: the run.
       folder: its run folder, where a run that exists recorded what it started from.
     """
-    run_parts = parts_lib.build(spec, folder)
-    steps = probe_steps(spec.probe, spec.train.steps)
     people = lib.invent(spec.biographies)
-    _log.info("preparing the data: %s", ", ".join(spec.data.sources))
-    data = open_with_biographies(spec.data, people, spec.biographies.seed)
-    tokenizer = build_tokenizer(spec.data, data)
-    check_vocabulary(tokenizer, spec.model.vocab_size)
-    probes = lib.probes(people, spec.biographies)
-    encoded = encode_all(probes, tokenizer)
-    check_answers(probes, encoded)
-    rows = run_parts.row_devices
-    length = packing.best_length(encoded, spec.data.length, rows)
-    return Prepared(
-        parts=run_parts,
-        tokenizer=tokenizer,
-        people=people,
-        plan=build_plan(
-            spec.data,
-            tokenizer,
-            steps=spec.train.steps,
-            first_step=run_parts.first_data_step,
-            data=data,
-        ),
-        probes=probes,
-        encoded=encoded,
-        packed=packing.pack(encoded, length, rows),
-        steps=steps,
+    ready = probed.prepare(
+        spec,
+        folder,
+        lib.probes(people, spec.biographies),
+        probe_steps(spec.probe, spec.train.steps),
+        open_with=lambda data: open_with_biographies(data, people, spec.biographies.seed),
     )
+    check_answers(ready.probes, ready.encoded)
+    return Prepared(**vars(ready), people=people)
 
 
 def open_with_biographies(config: DataConfig, people: Sequence[Person], seed: int) -> OpenData:
@@ -187,27 +154,7 @@ def run(spec: Spec, workdir: Path, command: str) -> Path:
     """Trains, probes, computes and reports; resumes what is there. Returns the report's path."""
     folder = RunFolder(workdir)
     ready = prepare(spec, folder)
-    device = jax.devices()[0]
-    data = ready.plan.describe() | {
-        "tokenizer": ready.tokenizer.name,
-        "command": command,
-        "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
-    }
-    on_first(lambda: folder.claim(spec, data, ready.parts.origin))
-    train(
-        ready.parts,
-        ready.plan,
-        folder,
-        packed=ready.packed,
-        probe_steps=ready.steps,
-        open_probe_log=lambda: ProbeLog(
-            folder.probes,
-            ready.probes,
-            [probe.num_target for probe in ready.encoded],
-            ready.steps,
-            ready.steps * ready.plan.tokens_per_step,
-        ),
-    )
+    probed.learn(ready, folder, command)
     if jax.process_index() == 0:
         _log.info("computing the results")
         found = results.analyse(open_log(folder.probes), **about(spec, ready.plan))
@@ -231,20 +178,12 @@ def about(spec: Spec, plan: Plan) -> dict:
 
 def page(spec: Spec, ready: Prepared, found: results.Analysis) -> BiographiesStudy:
     """What the report says beyond the run folder."""
-    model = spec.model
     return BiographiesStudy(
         config=spec.biographies,
         people=ready.people,
         found=found,
-        parameters=size.num_params(model),
-        model=(
-            ("parameters", size.num_params(model)),
-            ("layers", model.num_layers),
-            ("width", model.width),
-            ("heads", model.num_heads),
-            ("vocabulary", model.vocab_size),
-            ("tokenizer", ready.tokenizer.name),
-        ),
+        parameters=size.num_params(spec.model),
+        model=probed.model_rows(ready),
     )
 
 
@@ -266,9 +205,7 @@ def describe(spec: Spec) -> list[str]:
 
 def explain(spec: Spec, step: int) -> str:
     """What every row of a step holds: documents, offsets, sources."""
-    if not 0 <= step < spec.train.steps:
-        raise UserError(f"expected --explain=0 to {spec.train.steps - 1}, got {step}")
-    return format_explanation(prepare(spec).plan.explain(step))
+    return probed.explain(spec, step, prepare)
 
 
 if __name__ == "__main__":

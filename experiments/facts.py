@@ -13,102 +13,59 @@ are control-subtracted: at small scale most of the raw gain is template and name
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments import cli
+from experiments import cli, probed
 from experiments.facts_presets import PRESETS, Spec
 from llm_dynamics import files
-from llm_dynamics.data.build import build_plan, build_tokenizer, open_data
-from llm_dynamics.data.explain import format_explanation
 from llm_dynamics.data.injection import Injection
-from llm_dynamics.data.plan import Plan
-from llm_dynamics.data.tokenizers import Tokenizer, check_vocabulary
 from llm_dynamics.errors import UserError
 from llm_dynamics.facts import arms as arms_lib
 from llm_dynamics.facts import dose, results, timetable
 from llm_dynamics.facts.audit import audit, faults
 from llm_dynamics.facts.facts import Fact, label_arms
 from llm_dynamics.facts.injections import injections as plan_injections
-from llm_dynamics.model import size
-from llm_dynamics.probe import packing
 from llm_dynamics.probe.cadence import probe_steps
-from llm_dynamics.probe.log import ProbeLog, open_log
-from llm_dynamics.probe.probes import EncodedProbe, Probe, encode_all
+from llm_dynamics.probe.log import open_log
 from llm_dynamics.report.facts_report import FactsStudy, write_report
-from llm_dynamics.train import parts as parts_lib
 from llm_dynamics.train import plan_lines
 from llm_dynamics.train import start as lineage
 from llm_dynamics.train.config import StartConfig
-from llm_dynamics.train.loop import train
 from llm_dynamics.train.parts import Parts
-from llm_dynamics.train.processes import on_first
 from llm_dynamics.train.run_folder import RunFolder
 
 _log = logging.getLogger("llm_dynamics.facts")
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepared:
-    """Everything a run reads, made from the spec alone."""
+class Prepared(probed.Prepared):
+    """A prepared run with the facts that it reads."""
 
-    parts: Parts
-    tokenizer: Tokenizer
     facts: tuple[Fact, ...]
     arms: dict[str, str]
     injections: tuple[Injection, ...]
-    plan: Plan
-    probes: tuple[Probe, ...]
-    encoded: Sequence[EncodedProbe]
-    packed: packing.PackedProbes
-    steps: np.ndarray  # at which the probes are scored
 
 
 def prepare(spec: Spec, folder: RunFolder | None = None) -> Prepared:
-    """Opens the data and refuses whatever does not fit before any training.
+    """Makes the facts and opens the data; refuses whatever does not fit before any training.
 
     Args:
       spec: the run.
       folder: its run folder, where a run that exists recorded what it started from.
     """
-    run_parts = parts_lib.build(spec, folder)
     facts = arms_lib.load_facts(spec.facts)
     arms = arms_lib.assign_arms(facts, spec.facts)
     injections = plan_injections(facts, arms, spec.facts)
     steps = probe_steps(spec.probe, spec.train.steps, [i.step for i in injections])
     check_cadence(spec, {i.step for i in injections}, steps)
-    _log.info("preparing the data: %s", ", ".join(spec.data.sources))
-    data = open_data(spec.data)
-    tokenizer = build_tokenizer(spec.data, data)
-    check_vocabulary(tokenizer, spec.model.vocab_size)
     times = timetable.timetable(facts, arms, spec.facts)
     probes = label_arms(facts, arms, times, arms_lib.block_of(facts, spec.facts))
-    encoded = encode_all(probes, tokenizer)
-    rows = run_parts.row_devices
-    length = packing.best_length(encoded, spec.data.length, rows)
-    return Prepared(
-        parts=run_parts,
-        tokenizer=tokenizer,
-        facts=facts,
-        arms=arms,
-        injections=injections,
-        plan=build_plan(
-            spec.data,
-            tokenizer,
-            injections,
-            steps=spec.train.steps,
-            first_step=run_parts.first_data_step,
-            data=data,
-        ),
-        probes=probes,
-        encoded=encoded,
-        packed=packing.pack(encoded, length, rows),
-        steps=steps,
-    )
+    ready = probed.prepare(spec, folder, probes, steps, injections=injections)
+    return Prepared(**vars(ready), facts=facts, arms=arms, injections=injections)
 
 
 def check_cadence(spec: Spec, times: set[int], steps: np.ndarray) -> None:
@@ -142,30 +99,7 @@ def learn(spec: Spec, workdir: Path, command: str) -> tuple[RunFolder, Prepared]
     """Trains and probes to the end of the run; resumes what is there."""
     folder = RunFolder(workdir)
     ready = prepare(spec, folder)
-    device = jax.devices()[0]
-    devices = f"{jax.device_count()} x {device.device_kind} ({device.platform})"
-    data = ready.plan.describe() | {
-        "tokenizer": ready.tokenizer.name,
-        "command": command,
-        "device": devices,
-    }
-    on_first(lambda: folder.claim(spec, data, ready.parts.origin))
-    for caution in cautions(ready):
-        _log.warning("caution: %s", caution)
-    train(
-        ready.parts,
-        ready.plan,
-        folder,
-        packed=ready.packed,
-        probe_steps=ready.steps,
-        open_probe_log=lambda: ProbeLog(
-            folder.probes,
-            ready.probes,
-            [probe.num_target for probe in ready.encoded],
-            ready.steps,
-            ready.steps * ready.plan.tokens_per_step,
-        ),
-    )
+    probed.learn(ready, folder, command, cautions(ready))
     return folder, ready
 
 
@@ -184,7 +118,6 @@ def analyse(spec: Spec, folder: RunFolder, tokens_per_step: int) -> None:
 
 def page(spec: Spec, ready: Prepared) -> FactsStudy:
     """What the report says beyond the run folder."""
-    model = spec.model
     return FactsStudy(
         schedule=timetable.schedule(spec.facts),
         window=timetable.resolve_window(spec.facts, spec.optim.b1),
@@ -192,14 +125,7 @@ def page(spec: Spec, ready: Prepared) -> FactsStudy:
         arms=ready.arms,
         injections=ready.injections,
         treatments={arm.name: arm.describe() for arm in spec.facts.treatments},
-        model=(
-            ("parameters", size.num_params(model)),
-            ("layers", model.num_layers),
-            ("width", model.width),
-            ("heads", model.num_heads),
-            ("vocabulary", model.vocab_size),
-            ("tokenizer", ready.tokenizer.name),
-        ),
+        model=probed.model_rows(ready),
         cautions=cautions(ready),
         source=source(spec.facts),
         seed=spec.facts.seed,
@@ -271,9 +197,7 @@ def describe(spec: Spec) -> list[str]:
 
 def explain(spec: Spec, step: int) -> str:
     """What every row of a step holds: documents, offsets, sources, injected texts."""
-    if not 0 <= step < spec.train.steps:
-        raise UserError(f"expected --explain=0 to {spec.train.steps - 1}, got {step}")
-    return format_explanation(prepare(spec).plan.explain(step))
+    return probed.explain(spec, step, prepare)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 
-from experiments import biographies, cli
+from experiments import biographies, cli, probed
 from llm_dynamics.errors import UserError
 from llm_dynamics.probe.log import open_log
 from llm_dynamics.train.run_folder import read_spec
@@ -55,7 +55,7 @@ def test_a_tiny_run_ends_in_results_and_a_page_and_can_be_gone_on_from(tmp_path,
     def told(parts, plan, *_, **__):
         raise StopIteration(parts.first_data_step, plan.first_step)
 
-    monkeypatch.setattr(biographies, "train", told)
+    monkeypatch.setattr(probed, "train", told)
     start = {
         "train.start.run": str(tmp_path / "run"),
         "train.start.continue_schedule": "false",
