@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize
 
 from llm_dynamics.continual import robust_fit
 from llm_dynamics.continual.areas import DECAY, Areas
@@ -32,6 +32,7 @@ from llm_dynamics.continual.curve_law import (
     evaluate,
     mean_relative_error,
 )
+from llm_dynamics.continual.seeds import jackknife_interval
 from llm_dynamics.errors import UserError
 from llm_dynamics.results import Interval, Row, interval_row
 
@@ -123,10 +124,7 @@ class CurveFit:
             # Reflected about the value, for the shift between a fit and fits of its own curve.
             low_S, high_S = np.quantile(draws_RxS, (0.025, 0.975), axis=0)
             return Interval(value_S, 2 * value_S - high_S, 2 * value_S - low_S)
-        n = len(draws_RxS)
-        error_S = np.sqrt((n - 1) / n * ((draws_RxS - draws_RxS.mean(0)) ** 2).sum(0))
-        half_S = stats.t.ppf(0.975, n - 1) * error_S
-        return Interval(value_S, value_S - half_S, value_S + half_S)
+        return jackknife_interval(value_S, draws_RxS)
 
 
 def fit_curves(

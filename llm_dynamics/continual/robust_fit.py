@@ -54,7 +54,7 @@ def fit(
             loss="huber",
             f_scale=DELTA,
             x_scale="jac",
-            max_nfev=400,
+            max_nfev=150,
         )
         if found.cost < cost:
             best, cost = found.x, float(found.cost)

@@ -107,6 +107,14 @@ def ratio_interval(above: PerSeed, below: PerSeed, level: float = 0.95) -> Inter
     return _interval(value, (first - half) / second, (first + half) / second)
 
 
+def jackknife_interval(value_S: np.ndarray, draws_RxS: np.ndarray) -> Interval:
+    """Student's interval about a value, from what it is without each of R >= 2 seeds."""
+    n = len(draws_RxS)
+    error_S = np.sqrt((n - 1) / n * ((draws_RxS - draws_RxS.mean(axis=0)) ** 2).sum(axis=0))
+    half_S = _quantile(0.95, n) * error_S
+    return Interval(value_S, value_S - half_S, value_S + half_S)
+
+
 def seed_row(
     name: str,
     found: PerSeed,

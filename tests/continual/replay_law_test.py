@@ -1,0 +1,98 @@
+"""Laws of replay: published sweeps, parameters found again, intervals, held-out shares."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from llm_dynamics.continual.published import published
+from llm_dynamics.continual.replay_law import FEW_SEEDS, fit_replay, new_loss, old_loss
+from llm_dynamics.continual.seeds import PerSeed
+from llm_dynamics.errors import UserError
+
+SHARES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5)
+OLD = {"floor": 3.6, "rise": 3.8, "B": 150.0, "a": 0.7}
+NEW = {"floor": 4.1, "rise": 0.3, "a": 0.9}
+
+
+def _sweep(law, parameters, seeds=1, noise=0.0, shares=SHARES):
+    rng = np.random.default_rng(0)
+    lift = noise * rng.normal(size=seeds)
+    return {
+        share: PerSeed(
+            {s: law(parameters, share) + lift[s] + noise * rng.normal() / 3 for s in range(seeds)}
+        )
+        for share in shares
+    }
+
+
+def _printed(new_set, field):
+    rows = [
+        r for r in published().losses if (r.table, r.new_set, r.run) == ("2", new_set, "re-warmed")
+    ]
+    return {row.share: PerSeed({0: getattr(row, field)}) for row in rows}
+
+
+@pytest.mark.parametrize(("which", "law", "true"), [("old", old_loss, OLD), ("new", new_loss, NEW)])
+def test_parameters_are_found_again(which, law, true):
+    found = fit_replay(which, _sweep(law, true))
+    for name, value in true.items():
+        assert found.parameters[name] == pytest.approx(value, rel=0.02), name
+    assert found.left_out_error(inner=True) < 0.02
+    assert found.predict([0.15]).value[0] == pytest.approx(law(true, 0.15), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("new_set", "old_error", "new_error"), [("SlimPajama", 0.02, 0.01), ("German", 0.05, 0.02)]
+)
+def test_published_sweeps_are_described(new_set, old_error, new_error):
+    for which, field, error in (("old", "old", old_error), ("new", "new", new_error)):
+        sweep = _printed(new_set, field)
+        found = fit_replay(which, sweep)
+        predicted = found.predict(list(sweep)).value
+        measured = [per_seed.mean for per_seed in sweep.values()]
+        np.testing.assert_allclose(predicted, measured, atol=0.012)  # printed to 0.01
+        assert found.left_out_error(inner=True) < error
+
+
+def test_interval_is_over_seeds():
+    found = fit_replay("old", _sweep(old_loss, OLD, seeds=5, noise=0.03))
+    band = found.predict([0.02, 0.2])
+    truth = old_loss(OLD, np.array([0.02, 0.2]))
+    assert (band.low < truth).all() and (truth < band.high).all()
+    assert (band.high - band.low < 0.2).all()
+    rows = {row["name"]: row for row in found.rows("old")}
+    json.dumps(list(rows.values()), allow_nan=False)
+    assert rows["old/floor"]["low"] < rows["old/floor"]["value"] and rows["old/floor"]["n"] == 5
+    assert rows["old/left_out_error"]["low"] is None
+
+
+def test_few_seeds_have_no_interval():
+    found = fit_replay("old", _sweep(old_loss, OLD, seeds=2, noise=0.01))
+    assert math.isnan(found.predict([0.1]).low[0])
+    assert all(FEW_SEEDS in row["note"] for row in found.rows("old")[:4])
+
+
+def test_known_floor_saves_a_share():
+    sweep = _sweep(old_loss, OLD, shares=SHARES[:4])
+    with pytest.raises(UserError, match="give the floor"):
+        fit_replay("old", sweep)
+    found = fit_replay("old", sweep, floor=3.6)
+    assert found.parameters["B"] == pytest.approx(150, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: fit_replay("new", {1.0: PerSeed({0: 1})}), "below 1"),
+        (lambda: fit_replay("old", {5: PerSeed({0: 1})}), "fraction"),
+        (lambda: fit_replay("Pile", {}), "old set"),
+        (lambda: fit_replay("old", {s: PerSeed({i: 2}) for i, s in enumerate(SHARES)}), "a seed"),
+        (lambda: fit_replay("old", {s: PerSeed({0: s}) for s in SHARES}), "above 0"),
+        (lambda: fit_replay("old", _sweep(old_loss, OLD)).predict([-0.1]), "fraction"),
+    ],
+)
+def test_mistakes_are_refused(make, words):
+    with pytest.raises(UserError, match=words):
+        make()
