@@ -22,7 +22,7 @@ def _planned(spec, folder):
 
 
 def test_every_setting_changes_what_its_name_says(tmp_path):
-    planned = _planned(claims.desk(), tmp_path)
+    planned = _planned(dataclasses.replace(claims.desk(), factors=claims.FACTORS), tmp_path)
     assert len(planned) == 15 and set(claims.FACTORS) < set(planned)
     first = {name: next(iter(runs.values())) for name, runs in planned.items()}
     head = specs.to_json(first["size-pocket-0.3m"])
@@ -67,7 +67,7 @@ def test_turned_runs_change_seeds_arms_and_parent_alone(tmp_path):
 
 
 def test_half_a_turn_exchanges_duplication_and_control(tmp_path):
-    one, other = list(_planned(claims.desk(), tmp_path)["rate-third"].values())
+    one, other = list(_planned(claims.desk(), tmp_path)["rate-triple"].values())
     facts = arms.load_facts(one.facts)
     before, after = (arms.assign_arms(facts, run.facts) for run in (one, other))
     for arm, exchanged in (("duplication", "control"), ("control", "duplication")):
