@@ -83,6 +83,7 @@ def prepare(
             injections,
             steps=spec.train.steps,
             first_step=run_parts.first_data_step,
+            lineage=run_parts.lineage,
             data=data,
         ),
         probes=tuple(probes),

@@ -5,6 +5,7 @@ import dataclasses
 from llm_dynamics.data import sources as sources_lib
 from llm_dynamics.data import tokenizers as tokenizers_lib
 from llm_dynamics.data.near_duplicates import LOWEST
+from llm_dynamics.data.replay import parse_replays
 from llm_dynamics.data.row_policies import POLICIES
 from llm_dynamics.errors import UserError
 from llm_dynamics.spec import nearest
@@ -29,6 +30,9 @@ class DataConfig:
     near_duplicates: float = 0.0  # similarity to an earlier document that removes; 0 = keep all
     copies: int = 1  # times an epoch that each of the copied training documents comes
     copied_share: float = 0.1  # of the training documents that are copied, where copies > 1
+    replay: tuple[str, ...] = ()  # "RUN_FOLDER@SHARE": rows that an earlier run read come again
+    tokenizer_sources: tuple[str, ...] = ()  # text of "bpe:N" in place of the sources'
+    also_validate: tuple[str, ...] = ()  # sources whose validation sides are scored one by one
     seed: int = 0  # of the document order, the split and the copies
     cache_dir: str = ""  # "" = $LLM_DYNAMICS_CACHE, or ~/.cache/llm_dynamics
 
@@ -43,6 +47,18 @@ class DataConfig:
                     "name it once and give it the sum of the weights"
                 )
         tokenizers_lib.check_spec(self.tokenizer)
+        parse_replays(self.replay)
+        for name in ("tokenizer_sources", "also_validate"):
+            _check_names(name, getattr(self, name))
+        if self.tokenizer_sources and not self.tokenizer.startswith("bpe:"):
+            raise UserError(
+                f"tokenizer_sources is the text that bpe:N is trained on, and the tokenizer is "
+                f"{self.tokenizer!r}; leave it empty"
+            )
+        if self.also_validate and not self.validation_fraction:
+            raise UserError(
+                "also_validate expects a validation_fraction above 0, got 0: nothing is held out"
+            )
         if self.injection_rows not in POLICIES:
             raise UserError(
                 f"unknown injection_rows {self.injection_rows!r}; "
@@ -66,3 +82,16 @@ class DataConfig:
             raise UserError(f"copied_share expects 0 < x <= 1, got {self.copied_share}")
         if self.seed < 0:
             raise UserError(f"seed expects a whole number >= 0, got {self.seed}")
+
+
+def _check_names(key: str, sources: tuple[str, ...]) -> None:
+    """Refuses sources with a weight, or named twice, where there is no mixture."""
+    names = []
+    for source in sources:
+        target, field, _ = sources_lib.parse_source(source)
+        name = f"{target}#{field}" if field else target
+        if name != source.strip():
+            raise UserError(f"{key} expects NAME_OR_PATH[#field] without a weight, got {source!r}")
+        if name in names:
+            raise UserError(f"{key} names {name!r} more than once; name it once")
+        names.append(name)

@@ -25,6 +25,7 @@ class PlanSource:
     attribution: str = ""
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     members: str = ""  # digest of which documents are on which side
+    text: str = ""  # digest of the training documents, copies included; "" = not known
     near_duplicates: int = 0  # validation documents removed for repeating training text
     repeats: int = 0  # training documents removed for repeating an earlier one
     repeated_tokens: int = 0  # theirs
@@ -74,6 +75,7 @@ class CorpusRows:
 
     Attributes:
       sources: its own.
+      seed: of the order of their rows.
       replayed: what it replays.
       deal: the arithmetic.
       leaves: own sources, then those of everything replayed, as `deal` numbers them.
@@ -99,7 +101,8 @@ class CorpusRows:
         Raises:
           UserError: a source too short for one row.
         """
-        self.sources, self.replayed, self._length = tuple(sources), tuple(replayed), length
+        self.sources, self.replayed = tuple(sources), tuple(replayed)
+        self.seed, self._length = seed, length
         self.num_rows = [source.train.num_rows(length) for source in sources]
         for source, num_rows in zip(sources, self.num_rows, strict=True):
             if not num_rows:
@@ -164,8 +167,7 @@ class CorpusRows:
             parts["scattered_above"] = LARGEST_ORDER
         if self.replayed:
             parts["replay"] = [
-                [r.share, r.seen, r.offset, r.rows.leaves[0].seed, r.rows.parts()]
-                for r in self.replayed
+                [r.share, r.seen, r.offset, r.rows.seed, r.rows.parts()] for r in self.replayed
             ]
         return parts
 

@@ -66,6 +66,12 @@ class Deal:
         self._first_leaf = np.cumsum([len(rows), *(p.deal.num_leaves for p in self.past)])
         self.num_leaves = int(self._first_leaf[-1])
 
+    @property
+    def shares(self) -> tuple[Fraction, ...]:
+        """The share of every own source; together with those of the pasts they sum to 1."""
+        part = self._replay.shares[0] if self.past else Fraction(1)
+        return tuple(part * share for share in self.own.shares)
+
     def locate(self, rows: np.ndarray) -> Dealt:
         """Where rows g come from; `rows` int64 [N], each >= 0, in any order."""
         rows = np.asarray(rows, np.int64)

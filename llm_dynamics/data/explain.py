@@ -48,6 +48,7 @@ def format_explanation(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         lines.append(
             f"row {row['row']}  {row['source']}  epoch {row['epoch']}  row {row['index']} of it"
+            + (f"  replayed of {row['replayed']}" if "replayed" in row else "")
         )
         parts = [(d["at"], _document(d)) for d in row["documents"]]
         parts += [(i["at"], _injected(i)) for i in row["injected"]]

@@ -1,5 +1,6 @@
 """The validation rows of some sources, always the same ones in the same order."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,14 +8,26 @@ import numpy as np
 from llm_dynamics.batch import Batch
 from llm_dynamics.data.corpus_rows import PlanSource, read_rows
 from llm_dynamics.data.mixture import Mixture
-from llm_dynamics.data.rows import LARGEST_ORDER, PADDING, row_order, scattered_rows
+from llm_dynamics.data.rows import LARGEST_ORDER, PADDING, TokenStream, row_order, scattered_rows
 from llm_dynamics.data.segments import make_batch
 
 _LARGEST = 1 << 29  # rows of all sources that a mixture still takes as they are
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class HeldOut:
+    """The validation side of a source that need not be trained on."""
+
+    name: str
+    fingerprint: str
+    validation: TokenStream
+    members: str  # digest of which documents these are
+    licence: str = ""
+    attribution: str = ""
+
+
 def validation_batches(
-    sources: Sequence[PlanSource],
+    sources: Sequence[PlanSource | HeldOut],
     length: int,
     batch_size: int,
     seed: int,

@@ -8,11 +8,14 @@ import numpy as np
 from llm_dynamics.batch import Batch
 from llm_dynamics.data import explain as explain_lib
 from llm_dynamics.data import held_out
-from llm_dynamics.data.corpus_rows import CorpusRows, PlanSource, RowBlock
+from llm_dynamics.data import lineage as lineage_lib
+from llm_dynamics.data.corpus_rows import CorpusRows, PlanSource, Replayed, RowBlock
+from llm_dynamics.data.held_out import HeldOut
 from llm_dynamics.data.injection import Placed, dose, insert
+from llm_dynamics.data.lineage import Lineage
 from llm_dynamics.data.rows import PADDING
 from llm_dynamics.data.segments import make_batch
-from llm_dynamics.spec import fingerprint
+from llm_dynamics.spec import fingerprint, to_json
 
 _FORMAT = 1  # raise it when the same parts would give other batches
 
@@ -32,6 +35,7 @@ class Plan:
       steps: length of the run, or None if it was not given.
       first_step: the data's step that update 0 reads.
       tokenizer_fingerprint: of the tokenizer, or "".
+      num_replayed: how many earlier runs are replayed.
       fingerprint: hex digest of everything that decides the batches.
     """
 
@@ -46,6 +50,10 @@ class Plan:
         steps: int | None = None,
         tokenizer_fingerprint: str = "",
         first_step: int = 0,
+        replayed: Sequence[Replayed] = (),
+        also_validate: Sequence[HeldOut] = (),
+        lineage: Lineage | None = None,
+        rows_before: Sequence[int] | None = None,
     ):
         """Puts the parts together; `data.build.build_plan` makes them from a configuration.
 
@@ -55,10 +63,11 @@ class Plan:
         self.length, self.batch_size = length, batch_size
         self.tokens_per_step = batch_size * length
         self.steps, self.first_step = steps, first_step
-        self.tokenizer_fingerprint = tokenizer_fingerprint
+        self.tokenizer_fingerprint, self.num_replayed = tokenizer_fingerprint, len(replayed)
         self._sources, self._placed = tuple(sources), tuple(placed)
         self._isolate, self._seed = isolate_documents, seed
-        self._rows = CorpusRows(sources, length, seed)
+        self._rows = CorpusRows(sources, length, seed, replayed, rows_before)
+        self._also_validate, self._lineage = tuple(also_validate), lineage or Lineage()
         self._by_step: dict[int, dict[int, list[int]]] = {}
         for k, item in enumerate(self._placed):
             rows = self._by_step.setdefault(item.injection.step, {})
@@ -76,6 +85,8 @@ class Plan:
         # What is rare is named only where it is used: the digest of every other plan stays.
         if first_step:
             parts["first_step"] = first_step
+        if also_validate:
+            parts["also_validate"] = [[held.fingerprint, held.members] for held in also_validate]
         self.fingerprint = fingerprint(parts)
 
     def batch(self, step: int) -> Batch:
@@ -96,6 +107,35 @@ class Plan:
             self._sources, self.length, self.batch_size, self._seed, self._isolate, max_batches
         )
 
+    def also_validated(self, max_batches: int | None = None) -> dict[str, list[Batch]]:
+        """The validation rows of each source of `DataConfig.also_validate`, by its name.
+
+        They are those of the source split by itself: in every run with the same length, seed,
+        validation_fraction, dedup_threshold and tokenizer the same rows in the same order,
+        whatever else it trains on, this source included. Where a run trains on this source alone
+        they are the rows of `validation_batches`.
+        """
+        shape = self.length, self.batch_size, self._seed, self._isolate
+        return {
+            held.name: held_out.validation_batches([held], *shape, max_batches)
+            for held in self._also_validate
+        }
+
+    def ledger(self, steps: int | None = None) -> dict[str, dict[str, int]]:
+        """{source: {"new", "replayed", "repeated"}}: the tokens (rows x L) that the run reads.
+
+        New: in the first pass over a source, and not read by an earlier stage of the lineage.
+        Replayed: in the first pass over what an earlier stage saw. Repeated: all else. Injected
+        passages stand in rows of the text and are not counted by themselves; see the doses.
+
+        Args:
+          steps: of the run, from its beginning; the plan's own by default.
+        """
+        steps = self.steps if steps is None else steps
+        rows = [step * self.batch_size for step in (self.first_step, self.first_step + steps)]
+        names = [leaf.source.name for leaf in self._rows.leaves]
+        return lineage_lib.ledger(names, self._rows.deal.tally(*rows), self.length)
+
     def explain(self, step: int) -> list[dict[str, Any]]:
         """What every row of a step held, ready for printing or JSON.
 
@@ -104,6 +144,8 @@ class Plan:
         tokens: of the row's L + 1, the last of which is only a label; at: place in the row),
         injected [{name, labels, tokens, at, encounter}] and padding (tokens that are none). A row
         that passages have alone names the row of the source that it stands for, which is not read.
+        A row that is replayed has the run that read it first under "replayed"; source, epoch and
+        index are those it had there.
         """
         block = self._block(step, 0, self.batch_size)
         result = []
@@ -121,10 +163,12 @@ class Plan:
                     **pieces,
                 }
             )
+            if block.past_B[b] >= 0:
+                result[-1]["replayed"] = self._rows.replayed[block.past_B[b]].name
         return result
 
     def describe(self, steps: int | None = None) -> dict[str, Any]:
-        """The plan in numbers, ready for JSON: sources with licences, doses, duplicates.
+        """The plan in numbers, ready for JSON: sources with licences, doses, duplicates, ledger.
 
         Args:
           steps: length of the run; the plan's own by default. Without any, what depends on it
@@ -143,7 +187,9 @@ class Plan:
                 "licence": source.licence,
                 "attribution": source.attribution,
                 "origin": dict(source.origin),
-                "share": float(self._rows.deal.own.shares[z]),
+                "share": float(self._rows.deal.shares[z]),
+                "weight": self._rows.deal.own.weights[z],
+                "text": source.text,
                 "documents": source.train.num_documents,
                 "tokens": source.train.num_tokens,
                 "rows": self._rows.num_rows[z],
@@ -164,7 +210,7 @@ class Plan:
             for entry in doses.values():
                 entry["token_share"] = entry["tokens"] / (steps * self.tokens_per_step)
                 entry["row_share"] = entry["rows"] / (steps * self.batch_size)
-        return {
+        about = {
             "fingerprint": self.fingerprint,
             "length": self.length,
             "batch_size": self.batch_size,
@@ -176,7 +222,42 @@ class Plan:
             "near_duplicates_removed": sum(s.near_duplicates for s in self._sources),
             "doses": doses,
             "padding_tokens": self._padding_tokens(),
+            "replay": self._describe_replay(steps),
+            "also_validate": [
+                {
+                    "name": held.name,
+                    "licence": held.licence,
+                    "attribution": held.attribution,
+                    "documents": held.validation.num_documents,
+                    "tokens": held.validation.num_tokens,
+                }
+                for held in self._also_validate
+            ],
+            "stages": lineage_lib.ledgers(self._lineage.stages),
+            "lineage": to_json(self._lineage),
         }
+        return about if steps is None else about | {"ledger": self.ledger(steps)}
+
+    def _describe_replay(self, steps: int | None) -> list[dict[str, Any]]:
+        """What is replayed of each earlier run: rows first .. first + read - 1 of those seen."""
+        started = self._rows.deal.past_rows(self.first_step * self.batch_size)
+        if steps is not None:
+            ended = self._rows.deal.past_rows((self.first_step + steps) * self.batch_size)
+        entries = []
+        for k, item in enumerate(self._rows.replayed):
+            rights = ("name", "licence", "attribution")
+            sources = [leaf.source for leaf in item.rows.leaves]
+            entry = {
+                "run": item.name,
+                "share": item.share,
+                "rows_seen": item.seen,
+                "first_row": item.offset + int(started[k]),
+                "sources": [{key: getattr(source, key) for key in rights} for source in sources],
+            }
+            if steps is not None:
+                entry["rows_read"] = int(ended[k] - started[k])
+            entries.append(entry)
+        return entries
 
     def _padding_tokens(self) -> int:
         """Positions of the whole run that hold no token, in rows that passages have alone."""

@@ -46,14 +46,15 @@ class StartConfig:
 
     run: str = ""  # its run folder; "" = none, fresh parameters
     step: int = -1  # of the checkpoint; -1 = the last one
-    optimizer: str = "keep"  # "keep" its moments, or "reset" them
+    optimizer: str = "keep"  # its moments: "keep" or "reset" both, "keep_first", "keep_second"
     continue_schedule: bool = True  # the learning rate is read from the checkpoint's step on
     data: str = "continue"  # the next rows of its data, or "fresh": the data from the beginning
 
     def __post_init__(self):
         if self.step < -1:
             raise UserError(f"expected train.start.step of at least -1, got {self.step}")
-        for key, known in (("optimizer", ("keep", "reset")), ("data", ("continue", "fresh"))):
+        policies = ("keep", "reset", "keep_first", "keep_second")
+        for key, known in (("optimizer", policies), ("data", ("continue", "fresh"))):
             if getattr(self, key) not in known:
                 raise UserError(
                     f"expected train.start.{key} {' or '.join(known)}, got {getattr(self, key)!r}"

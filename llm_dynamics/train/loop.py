@@ -93,10 +93,11 @@ def train(
     score = None
     if packed is not None:
         score = make_scorer(parts.decoder, packed, mesh, shardings(abstract).params)
-    held_out = [
-        jax.tree.map(lambda x: _place(x, x.shape, where, 0), b)
-        for b in plan.validation_batches(spec.train.validation_batches)
-    ]
+    most = spec.train.validation_batches
+    held_out = {"validation_loss": plan.validation_batches(most)}
+    for name, batches in plan.also_validated(most).items():
+        held_out[f"validation_loss/{name}"] = batches
+    held_out = jax.tree.map(lambda x: _place(x, x.shape, where, 0), held_out)
 
     # ---- logs, on the first process only --------------------------------------------------
     open_log = open_probe_log if score else None
@@ -114,17 +115,19 @@ def train(
         """Waits for one dispatched step, checks it and writes it down."""
         step, metrics, values_PxM, validation = pending
         row = {k: float(v) for k, v in metrics.items()}
-        if validation is not None:
-            row["validation_loss"] = validation
+        row |= validation
         _check_finite(step, row, checkpoints.latest())
         writer.write(step, row, values_PxM)
         bar.set_postfix_str(writer.summary(row), refresh=False)
         bar.update()
 
-    def validation_loss(params) -> float | None:
-        sums = [validate(params, batch) for batch in held_out]
-        count = sum(float(n) for _, n in sums)
-        return sum(float(s) for s, _ in sums) / count if count else None
+    def validation_losses(params) -> dict[str, float]:
+        losses = {}
+        for name, batches in held_out.items():
+            sums = [validate(params, batch) for batch in batches]
+            if count := sum(float(n) for _, n in sums):
+                losses[name] = sum(float(s) for s, _ in sums) / count
+        return losses
 
     # ---- the loop: dispatch step t, then read step t - 1 ------------------------------------
     pending = None
@@ -141,7 +144,7 @@ def train(
                 elif step == start == 0 and checkpoints.due(0):
                     checkpoints.save(state, 0, meta)
                 values_PxM = score(state.params) if step in due_probes else None
-                validation = validation_loss(state.params) if every and step % every == 0 else None
+                validation = validation_losses(state.params) if every and step % every == 0 else {}
                 batch = ahead.result()
                 if step + 1 < total:
                     ahead = pool.submit(_global_batch, plan, step + 1, shape, where)
@@ -150,9 +153,8 @@ def train(
                     fetch(pending)
                 pending = (step, metrics, values_PxM, validation)
             fetch(pending)
-            final = validation_loss(state.params)
-            if final is not None:
-                _check_finite(total, {"validation_loss": final}, checkpoints.latest())
+            final = validation_losses(state.params)
+            _check_finite(total, final, checkpoints.latest())
             last_PxM = score(state.params) if total in due_probes else None
             writer.finish(total, final, last_PxM)
             checkpoints.save(state, total, meta)
@@ -195,9 +197,9 @@ class _Writer:
         self._metrics.write(step, row)
         self._probe(step, values_PxM)
 
-    def finish(self, step: int, validation: float | None, values_PxM: Any) -> None:
-        if validation is not None:
-            self._metrics.write(step, {"validation_loss": validation})
+    def finish(self, step: int, validation: dict[str, float], values_PxM: Any) -> None:
+        if validation:
+            self._metrics.write(step, validation)
         self._probe(step, values_PxM)
         self.flush()
 

@@ -9,13 +9,14 @@ import optax
 from jax.sharding import Mesh
 
 from llm_dynamics.batch import Batch
+from llm_dynamics.data.lineage import Lineage
 from llm_dynamics.errors import UserError
 from llm_dynamics.model import sharding
 from llm_dynamics.model.attention import resolve
 from llm_dynamics.model.decoder import Decoder
 from llm_dynamics.optim.optimizer import make_optimizer
 from llm_dynamics.optim.schedules import make_schedule
-from llm_dynamics.train import start
+from llm_dynamics.train import replayed, start
 from llm_dynamics.train.config import RunSpec
 from llm_dynamics.train.run_folder import RunFolder
 from llm_dynamics.train.start import Origin
@@ -34,10 +35,12 @@ class Parts:
     optimizer: optax.GradientTransformation
     abstract: State
     origin: Origin | None = None  # the checkpoint of another run that it starts from
+    # The stages up to there, with what the run replays of them.
+    lineage: Lineage = dataclasses.field(default_factory=Lineage)
 
     @property
     def first_data_step(self) -> int:
-        """The data's step that update 0 reads; `build_plan` wants to know."""
+        """The data's step that update 0 reads; `build_plan` wants to know, and the lineage."""
         return start.data_step(self.spec, self.origin)
 
     def first_state(self) -> State:
@@ -82,7 +85,7 @@ def build(spec: RunSpec, folder: RunFolder | None = None) -> Parts:
     Raises:
       UserError: a mesh that does not divide the devices, model or batch, a schedule that does not
         fit the run, an attention that cannot run here, a checkpoint to start from that does not
-        fit, or a tracker that is not installed.
+        fit, a replay of what was never trained on, or a tracker that is not installed.
     """
     if spec.train.wandb and importlib.util.find_spec("wandb") is None:
         raise UserError(
@@ -102,4 +105,5 @@ def build(spec: RunSpec, folder: RunFolder | None = None) -> Parts:
     abstract = abstract_state(decoder, optimizer, mesh)
     if origin and not start.has_checkpoints(folder):
         start.check(origin, spec, abstract)
-    return Parts(spec, mesh, decoder, schedule, optimizer, abstract, origin)
+    lineage = replayed.find(spec, origin, folder)
+    return Parts(spec, mesh, decoder, schedule, optimizer, abstract, origin, lineage)

@@ -1,5 +1,7 @@
 """What a run will do, in lines of text, before any of it is done."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -38,11 +40,46 @@ def describe(parts: Parts, plan: Plan) -> list[str]:
         ):
             if count:
                 lines.append(f"  {'':<20} {count:,} {what}, {tokens:,} tokens")
+    lines += [*_replay(about), *_ledger(about)]
+    for held in about["also_validate"]:
+        lines.append(
+            f"also validated: {held['name']}, {held['documents']:,} documents of "
+            f"{held['tokens']:,} tokens; licence {held['licence'] or 'not stated'}"
+        )
     lines += _memory(parts)
     warmup = spec.optim.schedule.warmup
     marks = sorted({0, warmup, total // 4, total // 2, 3 * total // 4, total - 1} - {total})
     rates = ", ".join(f"{t}: {float(schedule(jnp.asarray(t))):.3g}" for t in marks)
     return [*lines, f"learning rate by step: {rates}"]
+
+
+def _replay(about: dict[str, Any]) -> list[str]:
+    lines = []
+    for entry in about["replay"]:
+        first, read, seen = entry["first_row"], entry["rows_read"], entry["rows_seen"]
+        rows = f"rows {first:,} to {first + read - 1:,}" if read else "no row"
+        lines.append(
+            f"replay: {entry['share']:.2%} of rows from {entry['run']}, {rows} of the {seen:,} "
+            f"it saw{', beginning again at their end' if first + read > seen else ''}"
+        )
+        for source in entry["sources"]:
+            lines.append(f"  {source['name']:<20} licence {source['licence'] or 'not stated'}")
+    return lines
+
+
+def _ledger(about: dict[str, Any]) -> list[str]:
+    """What is new, replayed and repeated, by source; of earlier stages, too."""
+    length, lines = about["length"], []
+    for stage in [*about["stages"], about]:
+        lines.append(f"ledger of {stage['run']}:" if "run" in stage else "ledger:")
+        for name, counts in stage["ledger"].items():
+            parts = ", ".join(
+                f"{kind} {tokens // length:,} rows ({tokens:,} tokens)"
+                for kind, tokens in counts.items()
+                if tokens
+            )
+            lines.append(f"  {name:<20} {parts or 'nothing'}")
+    return lines
 
 
 def _memory(parts: Parts) -> list[str]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ _ROWS = (
     "near_duplicates",
     "copies",
     "copied_share",
+    "replay",
+    "tokenizer_sources",
     "seed",
 )
 
@@ -146,6 +149,11 @@ def check_plan(spec: RunSpec, origin: Origin | None, plan: Plan) -> None:
         raise ValueError(
             f"expected a plan from step {data_step(spec, origin)}, got {plan.first_step}"
         )
+    if plan.num_replayed != len(spec.data.replay):
+        raise ValueError(
+            f"expected a plan that replays {spec.data.replay}, got {plan.num_replayed} runs; give "
+            "build_plan the lineage of the parts"
+        )
     if origin is None or origin.tokenizer == plan.tokenizer_fingerprint:
         return
     if not origin.tokenizer:
@@ -175,8 +183,17 @@ def load(
 ) -> State:
     """The state before update 0: parameters of the origin, its moments or fresh ones, step 0.
 
-    The schedule's own count begins at 0 like the run's; Adam's count, which corrects its bias,
-    belongs to the moments.
+    The schedule's own count begins at 0 like the run's. Adam's count, which corrects for moments
+    that began at zero, stays with the second moments, as updates with fresh ones would be up to
+    1 / sqrt(1 - b2) times too long without the correction. So:
+
+    - "keep": both moments and the count.
+    - "reset": both moments and the count begin at zero.
+    - "keep_second": first moments begin at zero, the count stays: the first updates are shorter,
+      by 1 - b1^t after t of them.
+    - "keep_first": second moments and the count begin at zero. The correction divides the first
+      moments by 1 - b1^t, which is for moments that began at zero too; so the kept ones are
+      multiplied by 1 - b1, and enter update 1 with the weight b1 that they have in any update.
 
     Raises:
       UserError: the files are damaged.
@@ -205,14 +222,13 @@ def load(
         # A new array each time: the training step donates its state, and no buffer twice.
         return jax.device_put(jnp.zeros((), jnp.int32), where.step)
 
-    if "opt_state" in restored:
-        opt_state = optax.tree_utils.tree_set(
-            restored["opt_state"],
-            lambda path, _: getattr(path[-1], "tuple_name", "") == "ScaleByScheduleState",
-            count=zero(),
-        )
-    else:
-        opt_state = jax.jit(optimizer.init, out_shardings=where.opt_state)(restored["params"])
+    policy = spec.train.start.optimizer
+    opt_state = restored.get("opt_state")
+    if policy != "keep":
+        fresh = jax.jit(optimizer.init, out_shardings=where.opt_state)(restored["params"])
+        opt_state = _mixed(opt_state, fresh, policy, spec.optim.b1)
+    if policy != "reset":
+        opt_state = optax.tree_utils.tree_set(opt_state, _of("ScaleByScheduleState"), count=zero())
     return State(zero(), restored["params"], opt_state)
 
 
@@ -227,6 +243,24 @@ def describe(spec: RunSpec, origin: Origin | None) -> list[str]:
     ]
 
 
+def _mixed(kept: Any, fresh: Any, policy: str, b1: float) -> Any:
+    """The optimizer's state with the moments that the policy keeps; see `load`."""
+    if policy == "reset":
+        return fresh
+    get, adam = optax.tree_utils.tree_get, _of("ScaleByAdamState")
+    if policy == "keep_second":
+        return optax.tree_utils.tree_set(kept, mu=get(fresh, "mu"))
+    scaled = jax.tree.map(lambda x: x * (1 - b1), get(kept, "mu"))
+    fresh_count = get(fresh, "count", filtering=adam)
+    kept = optax.tree_utils.tree_set(kept, mu=scaled, nu=get(fresh, "nu"))
+    return optax.tree_utils.tree_set(kept, adam, count=fresh_count)
+
+
+def _of(name: str) -> Callable[[Any, Any], bool]:
+    """Picks the fields of the optimizer's state of this name."""
+    return lambda path, _: getattr(path[-1], "tuple_name", "") == name
+
+
 def _wanted(spec: RunSpec, abstract: State) -> dict[str, Any]:
     """The parts of a state that are read from the origin."""
     parts = {"params": abstract.params}
@@ -234,7 +268,7 @@ def _wanted(spec: RunSpec, abstract: State) -> dict[str, Any]:
 
 
 def _keeps(spec: RunSpec) -> bool:
-    return spec.train.start.optimizer == "keep"
+    return spec.train.start.optimizer != "reset"
 
 
 def _checkpoints(run: Path) -> Path:

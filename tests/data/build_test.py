@@ -7,7 +7,7 @@ from unittest import mock
 import numpy as np
 from absl.testing import parameterized
 
-from llm_dynamics.data import build, split, tokenizers
+from llm_dynamics.data import build, opened, split, tokenizers
 from llm_dynamics.data.config import DataConfig
 from llm_dynamics.data.injection import Injection
 from llm_dynamics.data.sources import Source
@@ -135,14 +135,14 @@ class RememberedTest(parameterized.TestCase):
         documents = [("a", "abcd"), ("b", "efgh")]
         read = mock.Mock(side_effect=lambda: iter(documents))
         source = Source("s", 1.0, "f", "", "", {}, False, 2, read)
-        again = build.remembered(source, characters)
+        again = opened.remembered(source, characters)
         for _ in range(3):
             self.assertEqual(list(again), documents)
         self.assertEqual(read.call_count, passes)
 
     def test_a_pass_that_was_not_finished_is_not_remembered(self):
         source = Source("s", 1.0, "f", "", "", {}, False, 2, lambda: iter([("a", "b"), ("c", "d")]))
-        again = build.remembered(source)
+        again = opened.remembered(source)
         next(iter(again))
         self.assertLen(list(again), 2)
 

@@ -7,15 +7,17 @@ import tempfile
 from pathlib import Path
 from unittest import mock
 
+import chex
 import jax
 import numpy as np
+import optax
 from absl.testing import absltest, parameterized
 
 from llm_dynamics.data.build import build_plan
 from llm_dynamics.data.config import DataConfig
 from llm_dynamics.data.injection import Injection
 from llm_dynamics.errors import UserError
-from llm_dynamics.model import presets
+from llm_dynamics.model import presets, sharding
 from llm_dynamics.optim.optimizer import OptimConfig
 from llm_dynamics.optim.schedules import ScheduleConfig
 from llm_dynamics.probe.cadence import ProbeConfig
@@ -188,6 +190,31 @@ class StartTest(parameterized.TestCase):
         wanted = jax.tree.map(lambda x: x.sharding, parts.abstract)
         self.assertEqual(jax.tree.map(lambda x: x.sharding, state), wanted)
 
+    @parameterized.parameters(("keep_first", "nu", 0), ("keep_second", "mu", 4))
+    def test_one_of_the_moments_may_begin_anew(self, policy, reset, count):
+        parts = parts_lib.build(self._child({"optimizer": policy}))
+        state, saved = parts.first_state(), _state(self.parent, 4)
+        mine, theirs = (
+            {name: optax.tree_utils.tree_get(s.opt_state, name) for name in ("mu", "nu")}
+            for s in (state, saved)
+        )
+        self.assertEqual(sum(float(abs(x).sum()) for x in jax.tree.leaves(mine[reset])), 0)
+        (kept,) = {"mu", "nu"} - {reset}
+        # Adam divides the first moments by 1 - b1 at its count 1; in an update it weighs them b1.
+        scale = np.float32(1 - self.spec.optim.b1) if kept == "mu" else 1
+        chex.assert_trees_all_equal(mine[kept], jax.tree.map(lambda x: x * scale, theirs[kept]))
+        counts = [int(x) for x in jax.tree.leaves(state.opt_state) if x.ndim == 0]
+        self.assertEqual(counts, [count, 0])
+        self.assertEqual(_bits(state.params), _bits(saved.params))
+        wanted = jax.tree.map(lambda x: x.sharding, parts.abstract)
+        self.assertEqual(jax.tree.map(lambda x: x.sharding, state), wanted)
+        with sharding.activate(parts.mesh):  # every buffer is the state's own: it is donated
+            step = parts.compile_step()
+            batch = build_plan(self.spec.data).batch(0)
+            where = sharding.batch_sharding(parts.mesh)
+            state, metrics = step(state, jax.device_put(batch, where))
+        self.assertTrue(np.isfinite(metrics["loss"]))
+
     def test_reset_reads_a_run_with_another_optimizer_and_keep_refuses_it(self):
         other = {"optim.clip_norm": 0.0}
         parts_lib.build(self._child({"optimizer": "reset"}, **other)).first_state()
@@ -204,6 +231,7 @@ class StartTest(parameterized.TestCase):
         ({"data.batch_size": 16}, {}, "data.batch_size: 8 -> 16"),
         ({"data.near_duplicates": 0.5}, {}, "data.near_duplicates: 0.0 -> 0.5"),
         ({"data.copies": 2}, {}, "data.copies: 1 -> 2"),
+        ({"data.replay": "runs/a@0.5"}, {}, r"data.replay: \[\] -> \['runs/a@0.5'\]"),
         ({"train.steps": 5}, {}, "ends at step 8, but the run reads it up to step 9; set optim"),
     )
     def test_what_does_not_fit_is_refused_before_any_computation(self, changes, begin, message):
@@ -214,7 +242,7 @@ class StartTest(parameterized.TestCase):
     def test_an_older_run_read_as_the_defaults_say(self):
         def older(*where, meta=start._meta):
             record = meta(*where)
-            for key in ("near_duplicates", "copies", "copied_share"):
+            for key in ("near_duplicates", "copies", "copied_share", "replay", "tokenizer_sources"):
                 del record["spec"]["data"][key]
             return record
 
@@ -224,7 +252,7 @@ class StartTest(parameterized.TestCase):
                 parts_lib.build(self._child(**{"data.copies": 2}))
 
     @parameterized.parameters(
-        ({"optimizer": "drop"}, "optimizer keep or reset, got 'drop'"),
+        ({"optimizer": "drop"}, "optimizer keep or reset or keep_first or keep_second, got"),
         ({"data": "next"}, "data continue or fresh, got 'next'"),
         ({"step": -2}, "at least -1, got -2"),
     )
