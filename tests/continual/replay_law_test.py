@@ -5,7 +5,9 @@ import math
 
 import numpy as np
 import pytest
+from scipy import optimize
 
+from llm_dynamics.continual import replay_law
 from llm_dynamics.continual.published import published
 from llm_dynamics.continual.replay_law import FEW_SEEDS, fit_replay, new_loss, old_loss
 from llm_dynamics.continual.seeds import PerSeed
@@ -80,6 +82,24 @@ def test_known_floor_saves_a_share():
         fit_replay("old", sweep)
     found = fit_replay("old", sweep, floor=3.6)
     assert found.parameters["B"] == pytest.approx(150, rel=0.02)
+
+
+def test_a_share_is_held_out_of_its_own_prediction():
+    sweep = _sweep(old_loss, OLD)
+    sweep[0.1] = PerSeed({0: old_loss(OLD, 0.1) + 0.4})
+    found = fit_replay("old", sweep)
+    assert found.left_out[0.1] == pytest.approx(-0.4, abs=1e-3)
+    assert abs(found.predict([0.1]).value[0] - sweep[0.1].mean) < 0.35
+
+
+@pytest.mark.parametrize("losses", [(3.0, 2.0, 1.0), (3.0, 0.5, 0.2), (1.0, 2.0, 3.0)])
+def test_floor_and_rise_are_least_squares_not_below_zero(losses):
+    shape, losses = np.array([1.0, 0.6, 0.4]), np.array(losses)
+    floor, rise, cost = replay_law._linear(shape[None], losses, None)
+    columns = np.stack([np.ones(3), shape], axis=1) / losses[:, None]
+    expected, norm = optimize.nnls(columns, np.ones(3))
+    np.testing.assert_allclose((floor[0], rise[0]), expected, atol=1e-12)
+    assert cost[0] == pytest.approx(norm**2)
 
 
 @pytest.mark.parametrize(
