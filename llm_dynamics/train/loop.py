@@ -20,6 +20,7 @@ from llm_dynamics.model import sharding
 from llm_dynamics.probe.log import ProbeLog
 from llm_dynamics.probe.packing import PackedProbes
 from llm_dynamics.probe.scoring import make_scorer
+from llm_dynamics.train import plan_lines
 from llm_dynamics.train import start as lineage
 from llm_dynamics.train.checkpoint import Checkpoints
 from llm_dynamics.train.metrics import MetricsLog
@@ -83,6 +84,9 @@ def train(
         state = checkpoints.restore(start, abstract)
     else:
         state = parts.first_state()
+
+    for line in plan_lines.ledger(plan.describe(total)):
+        _log.info("%s", line)
 
     # ---- compile once ---------------------------------------------------------------------
     _log.info("compiling the training step")

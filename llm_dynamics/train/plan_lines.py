@@ -40,7 +40,7 @@ def describe(parts: Parts, plan: Plan) -> list[str]:
         ):
             if count:
                 lines.append(f"  {'':<20} {count:,} {what}, {tokens:,} tokens")
-    lines += [*_replay(about), *_ledger(about)]
+    lines += [*_replay(about), *ledger(about)]
     for held in about["also_validate"]:
         lines.append(
             f"also validated: {held['name']}, {held['documents']:,} documents of "
@@ -51,6 +51,25 @@ def describe(parts: Parts, plan: Plan) -> list[str]:
     marks = sorted({0, warmup, total // 4, total // 2, 3 * total // 4, total - 1} - {total})
     rates = ", ".join(f"{t}: {float(schedule(jnp.asarray(t))):.3g}" for t in marks)
     return [*lines, f"learning rate by step: {rates}"]
+
+
+def ledger(about: dict[str, Any]) -> list[str]:
+    """What is new, replayed and repeated of each source, of earlier stages first.
+
+    Args:
+      about: `Plan.describe` with the length of the run.
+    """
+    length, lines = about["length"], []
+    for stage in [*about["stages"], about]:
+        lines.append(f"ledger of {stage['run']}:" if "run" in stage else "ledger:")
+        for name, counts in stage["ledger"].items():
+            parts = ", ".join(
+                f"{kind} {tokens // length:,} rows ({tokens:,} tokens)"
+                for kind, tokens in counts.items()
+                if tokens
+            )
+            lines.append(f"  {name:<20} {parts or 'nothing'}")
+    return lines
 
 
 def _replay(about: dict[str, Any]) -> list[str]:
@@ -64,21 +83,6 @@ def _replay(about: dict[str, Any]) -> list[str]:
         )
         for source in entry["sources"]:
             lines.append(f"  {source['name']:<20} licence {source['licence'] or 'not stated'}")
-    return lines
-
-
-def _ledger(about: dict[str, Any]) -> list[str]:
-    """What is new, replayed and repeated, by source; of earlier stages, too."""
-    length, lines = about["length"], []
-    for stage in [*about["stages"], about]:
-        lines.append(f"ledger of {stage['run']}:" if "run" in stage else "ledger:")
-        for name, counts in stage["ledger"].items():
-            parts = ", ".join(
-                f"{kind} {tokens // length:,} rows ({tokens:,} tokens)"
-                for kind, tokens in counts.items()
-                if tokens
-            )
-            lines.append(f"  {name:<20} {parts or 'nothing'}")
     return lines
 
 
