@@ -115,6 +115,11 @@ def _replayed(
 
 
 def _refuse_other_text(stage: Stage, found: Sequence[ReadSource]) -> None:
+    if len(found) != len(stage.sources):
+        raise UserError(
+            f"replay names {stage.run}, which read {len(stage.sources)} sources, and its settings "
+            f"name {len(found)}: what a study made for the run itself cannot be replayed"
+        )
     for then, now in zip(stage.sources, found, strict=True):
         same_text = then.fingerprint in ("", now.fingerprint)
         if not same_text or (then.name, then.rows) != (now.name, now.rows):

@@ -99,10 +99,12 @@ def stages_of(origin: Origin) -> tuple[Stage, ...]:
 def _sources(run: str, data: DataConfig, about: dict[str, Any]) -> tuple[ReadSource, ...]:
     """The sources as a run recorded them; earlier versions recorded no weight and no digest."""
     try:
-        weights = [parse_source(source)[2] for source in data.sources]
+        recorded = about["sources"]
+        if any("weight" not in source for source in recorded):
+            weights = [parse_source(source)[2] for source in data.sources]
+            recorded = [s | {"weight": w} for s, w in zip(recorded, weights, strict=True)]
         return tuple(
-            ReadSource(s["name"], s["rows"], s.get("weight", weight), s.get("text", ""))
-            for s, weight in zip(about["sources"], weights, strict=True)
+            ReadSource(s["name"], s["rows"], s["weight"], s.get("text", "")) for s in recorded
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(

@@ -227,6 +227,17 @@ class LineageTest(parameterized.TestCase):
         path.write_text(path.read_text().replace("a1 ", "a2 "))
         self._refused("which read other text than there", "b", "a", **self._replay(a=0.1))
 
+    def test_text_that_a_study_made_itself_is_refused_and_counted(self):
+        self._stage("a")
+        path = self.root / "a" / "spec.json"
+        record = json.loads(path.read_text())
+        made = record["data"]["sources"][0] | {"name": "made", "text": "made"}
+        record["data"]["sources"].append(made)
+        path.write_text(json.dumps(record))
+        self._refused("read 2 sources, and its settings name 1", "b", "a", **self._replay(a=0.1))
+        (stage,) = self._stage("c", "a").describe()["stages"]
+        self.assertIn("made", stage["ledger"])
+
     def test_a_stage_without_its_spec(self):
         self._stage("a")
         (self.root / "a" / "spec.json").unlink()
