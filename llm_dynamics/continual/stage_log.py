@@ -1,0 +1,173 @@
+"""What the runs of one arm measured, read from their folders: losses by step, rates, ledgers.
+
+An arm is a second stage under some seeds. Its first stage is the run that each of them started
+from, which lies beside it; a run from fresh parameters has none.
+
+Axes: R runs (one per seed), S recorded steps, T steps, Z data sets.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm_dynamics.continual.curve_law import Curve
+from llm_dynamics.continual.measures import Curves, LossMatrix
+from llm_dynamics.errors import UserError
+from llm_dynamics.train import metrics
+from llm_dynamics.train.run_folder import RunFolder, read_spec
+
+Datasets = Mapping[str, Sequence[tuple[str, float]]]  # name -> (source, weight) of its parts
+
+
+@dataclass(frozen=True)
+class StageLog:
+    """One run.
+
+    Attributes:
+      path: of its folder.
+      steps_S: at which it was validated; after step s, s updates were made.
+      losses_SxZ: nats per token of every data set there.
+      rates_T: learning rate of every update.
+      tokens_per_step: of an update.
+      ledger: source -> tokens new, replayed, repeated; empty when not recorded.
+    """
+
+    path: Path
+    steps_S: np.ndarray
+    losses_SxZ: np.ndarray
+    rates_T: np.ndarray
+    tokens_per_step: int
+    ledger: Mapping[str, Mapping[str, int]]
+
+    @property
+    def tokens(self) -> int:
+        """Trained on in all."""
+        return len(self.rates_T) * self.tokens_per_step
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A second stage, or a run from fresh parameters, under every seed.
+
+    Attributes:
+      datasets: old first.
+      runs: seed -> the run.
+      before: seed -> the run it started from; empty for fresh parameters.
+    """
+
+    datasets: tuple[str, ...]
+    runs: Mapping[int, StageLog]
+    before: Mapping[int, StageLog]
+
+    @property
+    def curves(self) -> Curves:
+        """Losses along its own stage. The step it starts from is the first."""
+        logs = list(self.runs.values())
+        tokens_S = logs[0].steps_S * logs[0].tokens_per_step
+        losses_RxSxZ = np.stack([log.losses_SxZ for log in logs])
+        return Curves(tuple(self.runs), self.datasets, tokens_S, losses_RxSxZ)
+
+    @property
+    def matrix(self) -> LossMatrix | None:
+        """Losses after both stages; None without a first one."""
+        if not self.before:
+            return None
+        losses_RxUxZ = np.stack(
+            [
+                np.stack([self.before[seed].losses_SxZ[-1], log.losses_SxZ[-1]])
+                for seed, log in self.runs.items()
+            ]
+        )
+        return LossMatrix(tuple(self.runs), self.datasets, losses_RxUxZ)
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Of every stage."""
+        first = next(iter(self.runs))
+        before = (self.before[first].tokens,) if self.before else ()
+        return (*before, self.runs[first].tokens)
+
+    def law_curves(self, dataset: str, replay: float = 0.0) -> list[Curve]:
+        """One curve a seed over both stages, for `curve_law`."""
+        z = self.datasets.index(dataset)
+        found = []
+        for seed, log in self.runs.items():
+            stages = [self.before[seed], log] if self.before else [log]
+            offset = len(stages[0].rates_T) if self.before else 0
+            # Where both stages were validated at one step, the second's is the same model's.
+            pieces = [(stages[0].steps_S, stages[0].losses_SxZ[:, z])]
+            if self.before:
+                later_S = log.steps_S > 0
+                pieces.append((log.steps_S[later_S] + offset, log.losses_SxZ[later_S, z]))
+            steps_S = np.concatenate([steps for steps, _ in pieces])
+            losses_S = np.concatenate([losses for _, losses in pieces])
+            kept_S = steps_S > 0
+            rates_T = np.concatenate([stage.rates_T for stage in stages])
+            start = offset or len(rates_T)
+            found.append(Curve(seed, steps_S[kept_S], losses_S[kept_S], rates_T, start, replay))
+        return found
+
+
+def read_arm(folders: Mapping[int, Path], datasets: Datasets) -> Arm:
+    """Reads the runs of an arm, and those they started from, which lie in the same folder.
+
+    Args:
+      folders: seed -> run folder.
+      datasets: the old set first; the loss of a set of several parts is their weighted mean.
+
+    Raises:
+      UserError: a run that is not there, was not validated on a data set, or did not end.
+    """
+    runs, before = {}, {}
+    for seed, path in folders.items():
+        runs[seed] = read_stage(path, datasets)
+        parent = read_spec(RunFolder(path).spec)["parent"]
+        if parent:
+            before[seed] = read_stage(path.parent / Path(parent["run"]).name, datasets)
+    return Arm(tuple(datasets), runs, before)
+
+
+def read_stage(path: Path, datasets: Datasets) -> StageLog:
+    """Reads one run; see `read_arm`."""
+    folder = RunFolder(path)
+    record = read_spec(folder.spec)
+    rows = metrics.read(folder.metrics)
+    rates_T = np.array([row["learning_rate"] for row in rows if "learning_rate" in row])
+    total = record["spec"]["train"]["steps"]
+    if len(rates_T) != total:
+        raise UserError(
+            f"expected {total} updates in {folder.metrics}, got {len(rates_T)}; run the same "
+            "command again to finish it"
+        )
+    keys = {
+        name: [(f"validation_loss/{source}", weight) for source, weight in parts]
+        for name, parts in datasets.items()
+    }
+    first = next(iter(keys.values()))[0][0]
+    validated = [row for row in rows if first in row]
+    return StageLog(
+        path,
+        np.array([row["step"] for row in validated]),
+        np.array([[_loss(row, parts, path) for parts in keys.values()] for row in validated]),
+        rates_T,
+        int(record["data"]["tokens_per_step"]),
+        _ledger(record["data"]),
+    )
+
+
+def _loss(row: Mapping[str, Any], parts: Sequence[tuple[str, float]], path: Path) -> float:
+    missing = [key for key, _ in parts if key not in row]
+    if missing:
+        raise UserError(
+            f"expected {missing[0]} at step {row['step']} of {path}, got none; name its source in "
+            "data.also_validate"
+        )
+    total = sum(weight for _, weight in parts)
+    return sum(row[key] * weight for key, weight in parts) / total
+
+
+def _ledger(data: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:
+    return data.get("ledger", {})
