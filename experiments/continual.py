@@ -33,6 +33,7 @@ from experiments.continual_stages import (
 from llm_dynamics import files
 from llm_dynamics import spec as specs
 from llm_dynamics.continual import measures
+from llm_dynamics.continual.law_rows import held_out_rows, replay_rows
 from llm_dynamics.continual.seeds import PerSeed, seed_row
 from llm_dynamics.continual.stage_log import Arm, read_arm
 from llm_dynamics.data.explain import format_explanation
@@ -64,7 +65,9 @@ def run(spec: Spec, workdir: Path, command: str) -> Path:
         learn(spec, stage, folder.path / "runs" / stage.name, command)
     arms = read_arms(spec, planned, folder.path)
     facts = read_facts(spec, planned, folder.path)
-    rows = ask(spec, arms, facts)
+    shares = {(stage.shift, stage.variant): stage.share for stage in planned}
+    _log.info("fitting the laws")
+    rows = ask(spec, arms, shares, facts)
     files.write_json(folder.results, rows)
     study = page(spec, planned, arms, facts, rows, command)
     files.write_text(folder.path / "results.md", markdown(study))
@@ -131,8 +134,20 @@ def _net(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return log["step"].values, scores_SxP[:, said].mean(axis=1) - scores_SxP[:, ~said].mean(axis=1)
 
 
-def ask(spec: Spec, arms: Mapping[str, Mapping[str, Arm]], facts=None) -> list[Row]:
-    """Every question of the study; rows SHIFT/VARIANT/..., n = seeds."""
+def ask(
+    spec: Spec,
+    arms: Mapping[str, Mapping[str, Arm]],
+    shares: Mapping[tuple[str, str], float],
+    facts: Mapping[str, Mapping[str, Kept]],
+) -> list[Row]:
+    """Every question of the study; rows SHIFT/VARIANT/..., n = seeds.
+
+    Args:
+      spec: of the study.
+      arms: shift -> variant -> what its runs measured.
+      shares: (shift, variant) -> share of old rows that it replays.
+      facts: shift -> variant -> what is kept of the facts.
+    """
     rows = []
     replayed = {f"{spec.schedules[0]}-replay-{share:g}": share for share in spec.replay}
     for shift, found in arms.items():
@@ -157,8 +172,9 @@ def ask(spec: Spec, arms: Mapping[str, Mapping[str, Arm]], facts=None) -> list[R
             rows += measures.arm_rows(name, matrix, arm.curves, without)
             if union is not None:
                 rows += measures.union_rows(name, matrix, union, arm.tokens)
-            if facts and variant in facts.get(shift, {}):
-                rows.append(_kept_row(name, facts[shift][variant]))
+            rows.append(_kept_row(name, facts[shift][variant]))
+        rows += held_out_rows(shift, found, {v: shares[shift, v] for v in found})
+        rows += replay_rows(shift, found, replayed)
     first = next(iter(next(iter(arms.values())).values()))
     if first.before:
         rows += measures.saving_rows(dict(zip(("old", "new"), first.tokens, strict=True)))

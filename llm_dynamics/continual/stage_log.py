@@ -90,24 +90,30 @@ class Arm:
         before = (self.before[first].tokens,) if self.before else ()
         return (*before, self.runs[first].tokens)
 
-    def law_curves(self, dataset: str, replay: float = 0.0) -> list[Curve]:
-        """One curve a seed over both stages, for `curve_law`."""
+    def law_curves(self, dataset: str, replay: float = 0.0, first: bool = True) -> list[Curve]:
+        """One curve a seed over both stages, for `curve_law`.
+
+        Args:
+          dataset: whose losses.
+          replay: share of old data in the second stage.
+          first: whether points of the first stage are among them; arms that share a first stage
+            would count it several times.
+        """
         z = self.datasets.index(dataset)
         found = []
         for seed, log in self.runs.items():
-            stages = [self.before[seed], log] if self.before else [log]
-            offset = len(stages[0].rates_T) if self.before else 0
-            # Where both stages were validated at one step, the second's is the same model's.
-            pieces = [(stages[0].steps_S, stages[0].losses_SxZ[:, z])]
-            if self.before:
-                later_S = log.steps_S > 0
-                pieces.append((log.steps_S[later_S] + offset, log.losses_SxZ[later_S, z]))
-            steps_S = np.concatenate([steps for steps, _ in pieces])
-            losses_S = np.concatenate([losses for _, losses in pieces])
-            kept_S = steps_S > 0
+            before = self.before.get(seed)
+            offset = len(before.rates_T) if before else 0
+            later_S = log.steps_S > 0  # the model it starts from was measured as the first stage's
+            pieces = [(log.steps_S[later_S] + offset, log.losses_SxZ[later_S, z])]
+            if before and first:
+                early_S = before.steps_S > 0
+                pieces.insert(0, (before.steps_S[early_S], before.losses_SxZ[early_S, z]))
+            steps_S, losses_S = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
+            stages = [before, log] if before else [log]
             rates_T = np.concatenate([stage.rates_T for stage in stages])
             start = offset or len(rates_T)
-            found.append(Curve(seed, steps_S[kept_S], losses_S[kept_S], rates_T, start, replay))
+            found.append(Curve(seed, steps_S, losses_S, rates_T, start, replay))
         return found
 
 

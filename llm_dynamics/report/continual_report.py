@@ -30,6 +30,11 @@ QUESTION = (
     "number is a mean over seeds of the initial parameters with Student's interval; differences "
     "are taken seed by seed, so what runs of one seed share cancels."
 )
+_LAWS = (
+    "The law of Wang et al. 2025 gives the loss from the learning rates of both stages and the "
+    "share of replay. It was fitted to all runs but one, and then asked for the whole second stage "
+    "of that one."
+)
 # Title of a column, the last words of its row's name.
 _COLUMNS = (
     ("old", "{old}/loss"),
@@ -115,6 +120,7 @@ def _shift(shift: str, study: ContinualStudy) -> Section:
     ]
     if study.facts.get(shift):
         blocks.append(continual_figures.facts(shift, study))
+    blocks += [Text(_LAWS), _laws(shift, study)]
     return Section(f"The shift {shift}: {study.sources[shift]}", tuple(blocks))
 
 
@@ -138,6 +144,19 @@ def table(shift: str, study: ContinualStudy) -> Table:
         f"{number(study.seeds)} seeds with 95 % intervals"
     )
     return Table(caption, columns, rows, columns[1:], sortable=True)
+
+
+def _laws(shift: str, study: ContinualStudy) -> Table:
+    """Errors of the law on curves that it has not seen."""
+    rows = []
+    for row in study.rows:
+        path = row["name"].split("/")
+        if path[0] == shift and path[-1] == "law_error":
+            value, interval = estimate(row["value"], row["low"], row["high"])
+            shown = f"{value} {interval}".strip() if row["value"] is not None else row["note"]
+            rows.append((path[1], path[2], Cell(shown, row["value"])))
+    columns = ("run left out", "data", "mean relative error")
+    return Table("The law of the curve on unseen second stages", columns, tuple(rows), columns[2:])
 
 
 def cells_of(shift: str, variant: str, study: ContinualStudy):
