@@ -33,6 +33,7 @@ class Study:
       describe: spec -> the lines that --dry_run prints; refuses what cannot work.
       explain: (spec, step) -> what --explain=STEP prints.
       default: the preset that runs when none is named.
+      advise: (spec, workdir, command) -> the lines that --advise prints; None = has no such flag.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Study:
     describe: Callable[[Any], list[str]]
     explain: Callable[[Any, int], str]
     default: str = "laptop"  # preset
+    advise: Callable[[Any, Path, str], list[str]] | None = None
 
 
 def start(study: Study) -> None:
@@ -50,6 +52,8 @@ def start(study: Study) -> None:
     flags.DEFINE_string("model", "", "a named model (llm_dynamics/model/presets.py)")
     flags.DEFINE_bool("dry_run", False, "print the whole plan and stop")
     flags.DEFINE_integer("explain", None, "print what every row of this step holds, and stop")
+    if study.advise:
+        flags.DEFINE_bool("advise", False, "run a short sweep and print what to do")
     flags.DEFINE_string("coordinator", "", "several processes: HOST:PORT of process 0, or 'auto'")
     flags.DEFINE_integer("num_processes", 1, "several processes: how many")
     flags.DEFINE_integer("process_id", 0, "several processes: which one this is")
@@ -120,6 +124,10 @@ def _main(study: Study, overrides: Mapping[str, str], command: str) -> None:
         return
     if values.explain is not None:
         print(study.explain(spec, values.explain))
+        return
+    if study.advise and values.advise:
+        workdir = Path(values.workdir or f"runs/{study.name}-{values.preset}-advice")
+        print("\n".join(study.advise(spec, workdir, command)))
         return
     workdir = Path(values.workdir or f"runs/{study.name}-{values.preset}")
     print(f"report: {study.run(spec, workdir, command)}")

@@ -3,7 +3,8 @@
     launch/local continual                     two shifts, replay 0, 5 and 25 %, and the baselines
     launch/local continual --preset=smoke      the same on tiny runs, to see that it works
     launch/local continual --preset=desk       the whole table with three seeds, in about an hour
-    launch/local continual --config.old=my_corpus/ --config.shifts=mine=my_new_text.jsonl
+    launch/local continual --advise --config.base.data.sources=old/ --config.shifts=mine=new.jsonl
+                                               a short sweep on your data, and what to do
 
 A model is trained on old data and then on new data, in stages that differ in the schedule, in the
 peak of the learning rate and in the share of old rows that are replayed. Facts that were injected
@@ -12,19 +13,16 @@ facts. Each stage is a run in WORKDIR/runs/NAME and can be opened as one.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
-from experiments import cli, probed
+from experiments import cli, continual_advice
+from experiments.continual_runs import learn, prepare, read_arms, read_facts
 from experiments.continual_stages import (
     BASELINES,
     OLD,
     SCHEDULES,
     Spec,
-    Stage,
-    bare,
     desk,
     laptop,
     smoke,
@@ -35,17 +33,9 @@ from llm_dynamics import spec as specs
 from llm_dynamics.continual import measures
 from llm_dynamics.continual.law_rows import held_out_rows, replay_rows
 from llm_dynamics.continual.seeds import PerSeed, seed_row
-from llm_dynamics.continual.stage_log import Arm, read_arm
+from llm_dynamics.continual.stage_log import Arm
 from llm_dynamics.data.explain import format_explanation
-from llm_dynamics.data.sources import parse_source
 from llm_dynamics.errors import UserError
-from llm_dynamics.facts import arms as arms_lib
-from llm_dynamics.facts import timetable
-from llm_dynamics.facts.cells import CONTROL
-from llm_dynamics.facts.facts import label_arms
-from llm_dynamics.facts.injections import injections as plan_injections
-from llm_dynamics.probe.cadence import ProbeConfig, probe_steps
-from llm_dynamics.probe.log import open_log
 from llm_dynamics.report.continual_report import ContinualStudy, Kept, markdown, write_report
 from llm_dynamics.results import Row
 from llm_dynamics.train import plan_lines
@@ -72,66 +62,6 @@ def run(spec: Spec, workdir: Path, command: str) -> Path:
     study = page(spec, planned, arms, facts, rows, command)
     files.write_text(folder.path / "results.md", markdown(study))
     return write_report(folder.path, study)
-
-
-def prepare(spec: Spec, stage: Stage, folder: RunFolder | None = None) -> probed.Prepared:
-    """Opens a stage's data; the first one's holds the facts, later ones are only asked for them."""
-    facts = arms_lib.load_facts(spec.facts)
-    arms = arms_lib.assign_arms(facts, spec.facts)
-    injections = plan_injections(facts, arms, spec.facts) if not stage.shift else ()
-    times = timetable.timetable(facts, arms, spec.facts)
-    probes = label_arms(facts, arms, times, arms_lib.block_of(facts, spec.facts))
-    steps = probe_steps(ProbeConfig(every=spec.around), stage.spec.train.steps)
-    return probed.prepare(stage.spec, folder, probes, steps, injections=injections)
-
-
-def learn(spec: Spec, stage: Stage, path: Path, command: str) -> None:
-    """Trains a stage to its end; resumes what is there."""
-    folder = RunFolder(path)
-    probed.learn(prepare(spec, stage, folder), folder, command)
-
-
-def read_arms(spec: Spec, planned: Sequence[Stage], workdir: Path) -> dict[str, dict[str, Arm]]:
-    """Shift -> variant -> what its runs measured, in the order of the plan."""
-    old = tuple((bare(s), parse_source(s)[2]) for s in spec.base.data.sources)
-    found: dict[str, dict[str, Arm]] = {}
-    for shift, source in spec.new_sources().items():
-        datasets = {OLD: old, shift: ((bare(source), 1.0),)}
-        variants = dict.fromkeys(s.variant for s in planned if s.shift == shift)
-        for variant in variants:
-            runs = {
-                s.seed: workdir / "runs" / s.name
-                for s in planned
-                if (s.shift, s.variant) == (shift, variant)
-            }
-            found.setdefault(shift, {})[variant] = read_arm(runs, datasets)
-    return found
-
-
-def read_facts(spec: Spec, planned: Sequence[Stage], workdir: Path) -> dict[str, dict[str, Kept]]:
-    """Shift -> variant -> what is kept of the facts through both stages."""
-    found: dict[str, dict[str, Kept]] = {}
-    first = {s.seed: _net(workdir / "runs" / s.name) for s in planned if s.variant == OLD}
-    trunk = {s.seed: _net(workdir / "runs" / s.name) for s in planned if s.variant == "trunk"}
-    for stage in planned:
-        if stage.shift and stage.spec.train.start.run:
-            before = trunk if stage.variant.startswith("infinite") else first
-            kept = found.setdefault(stage.shift, {}).setdefault(stage.variant, Kept({}, {}))
-            kept.before[stage.seed] = before[stage.seed]
-            kept.after[stage.seed] = _net(workdir / "runs" / stage.name)
-    return found
-
-
-def _net(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Steps, and the mean log-probability of injected facts less that of the others, nats/token.
-
-    Of memorization probes; the facts of a set share everything but the name and what was said.
-    """
-    log = open_log(path / "probes").sel(measure="logprob_mean")
-    log = log.isel(probe=log["depth"].values == "memorization")
-    said = log["arm"].values != CONTROL
-    scores_SxP = log["score"].values
-    return log["step"].values, scores_SxP[:, said].mean(axis=1) - scores_SxP[:, ~said].mean(axis=1)
 
 
 def ask(
@@ -239,5 +169,6 @@ def explain(spec: Spec, step: int) -> str:
 
 PRESETS = {"smoke": smoke, "laptop": laptop, "desk": desk}
 
+
 if __name__ == "__main__":
-    cli.start(cli.Study("continual", PRESETS, run, describe, explain))
+    cli.start(cli.Study("continual", PRESETS, run, describe, explain, advise=continual_advice.run))
