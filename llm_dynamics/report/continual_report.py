@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from llm_dynamics.continual.measures import DEFINITIONS
+from llm_dynamics.continual.published import published
 from llm_dynamics.continual.stage_log import Arm
 from llm_dynamics.report import continual_figures, run_section
 from llm_dynamics.report.numbers import estimate, number
@@ -34,6 +35,11 @@ _LAWS = (
     "The law of Wang et al. 2025 gives the loss from the learning rates of both stages and the "
     "share of replay. It was fitted to all runs but one, and then asked for the whole second stage "
     "of that one."
+)
+_PUBLISHED = (
+    "One run each, printed to 0.01 and transcribed at second hand. A small model on little text "
+    "can be compared in shape alone: whether a little replay removes half of the forgetting or "
+    "more, and whether a higher peak adapts more and forgets more."
 )
 # Title of a column, the last words of its row's name.
 _COLUMNS = (
@@ -101,6 +107,7 @@ def compose(study: ContinualStudy) -> Page:
         sections=(
             Section("The question", (Text(QUESTION, "lead"), _sources(study))),
             *shifts,
+            Section("Beside the published", (Text(_PUBLISHED, "note"), _published())),
             Section("What was read", tuple(_ledger(shift, study) for shift in study.arms)),
             Section(
                 "All numbers",
@@ -157,6 +164,30 @@ def _laws(shift: str, study: ContinualStudy) -> Table:
             rows.append((path[1], path[2], Cell(shown, row["value"])))
     columns = ("run left out", "data", "mean relative error")
     return Table("The law of the curve on unseen second stages", columns, tuple(rows), columns[2:])
+
+
+def _published() -> Table:
+    """Forgetting by share of replay in Ibrahim et al. 2024, Table 2."""
+    known, rows = published(), []
+    base = known.base("405M")
+    for new_set in ("SlimPajama", "German"):
+        sweep = [
+            row
+            for row in known.losses
+            if (row.table, row.new_set, row.run) == ("2", new_set, "re-warmed")
+        ]
+        without = next(row for row in sweep if row.share == 0).old - base.old
+        for row in sorted(sweep, key=lambda row: row.share):
+            forgot = row.old - base.old
+            rows.append(
+                (
+                    f"{new_set}, {row.share:.3g} replayed",
+                    *(Cell(f"{x:.2f}", x) for x in (row.old, row.new, forgot)),
+                    Cell("–" if row.share == 0 else f"{1 - forgot / without:.2f}", row.share),
+                )
+            )
+    columns = ("run", "old", "new", "forgetting", "removed by replay")
+    return Table(f"{known.source}, Table 2: 405M parameters", columns, tuple(rows), columns[1:])
 
 
 def cells_of(shift: str, variant: str, study: ContinualStudy):
