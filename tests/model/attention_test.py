@@ -43,7 +43,7 @@ class AttentionTest(parameterized.TestCase):
         expected = _by_hand(*map(np.asarray, (q, k, v)), SEGMENTS_BxL)
         np.testing.assert_allclose(attend(q, k, v, mask_BxLxM), expected, atol=1e-5)
 
-    @parameterized.named_parameters(PAIRS)
+    @parameterized.named_parameters(pair for pair in PAIRS if pair[1] != "reference")
     def test_gradients_agree_with_the_reference(self, name, kv_heads):
         inputs = _inputs(kv_heads)
         mask_BxLxM = attention.attention_mask(jnp.asarray(SEGMENTS_BxL))
@@ -60,10 +60,10 @@ class AttentionTest(parameterized.TestCase):
         ):
             np.testing.assert_allclose(ours, expected, atol=1e-5)
 
-    @parameterized.named_parameters(PAIRS)
-    def test_fewer_queries_than_keys(self, name, kv_heads):
+    @parameterized.named_parameters((name, name) for name in ON_CPU)
+    def test_fewer_queries_than_keys(self, name):
         """Values and gradients of the queries 2, 5 and 11 alone, as the definition has them."""
-        q, k, v = _inputs(kv_heads)
+        q, k, v = _inputs(2)
         mask_BxLxM = attention.attention_mask(jnp.asarray(SEGMENTS_BxL))
         some = np.array([2, 5, 11])
 

@@ -15,8 +15,6 @@ from llm_dynamics.model.decoder import Decoder
 from llm_dynamics.model.sharding import abstract_params
 
 B, L = 3, 14
-# Compile time is what these tests cost.
-_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 BASE = ModelConfig(vocab_size=101, width=32, num_layers=1, num_heads=2, mlp_width=32, scan_unroll=1)
 
 
@@ -69,7 +67,7 @@ def _expected(config, what):
         return _mean_loss(_full_losses(decoder, params, batch), batch.mask_BxL)
 
     scalar = {"mean": mean, "uneven": _uneven_sum(_full_losses)}[what]
-    return _jit(jax.value_and_grad(lambda p: scalar(decoder, p, batch)))(_params(config))
+    return jax.jit(jax.value_and_grad(lambda p: scalar(decoder, p, batch)))(_params(config))
 
 
 def _assert_close(actual, expected, **tolerance):
@@ -78,16 +76,18 @@ def _assert_close(actual, expected, **tolerance):
 
 
 class ChunkedLossTest(parameterized.TestCase):
-    @parameterized.parameters((1, False), (4, True), (15, False), (15, True), (10_000, False))
+    @parameterized.parameters((1, False), (15, True), (10_000, False))
     def test_token_losses_equal_the_full_ones(self, chunk, tied):
-        """Chunks of one position, of one, of five of fourteen (not a divisor), and of all."""
+        """Chunks of one position, of five of fourteen (not a divisor), and of all."""
         config = dataclasses.replace(BASE, tie_embeddings=tied)
         decoder = Decoder(dataclasses.replace(config, loss_chunk=chunk))
         scalar = _uneven_sum(loss.token_losses)
-        actual = _jit(jax.value_and_grad(lambda p: scalar(decoder, p, _batch())))(_params(config))
+        actual = jax.jit(jax.value_and_grad(lambda p: scalar(decoder, p, _batch())))(
+            _params(config)
+        )
         _assert_close(actual, _expected(config, "uneven"), atol=2e-5, rtol=1e-5)
 
-    @parameterized.parameters((1, False), (15, True), (0, False), (0, True))
+    @parameterized.parameters((1, False), (15, True), (0, False))
     def test_training_loss_equals_the_full_mean(self, chunk, tied):
         config = dataclasses.replace(BASE, tie_embeddings=tied)
         decoder = Decoder(dataclasses.replace(config, loss_chunk=chunk))
@@ -97,7 +97,7 @@ class ChunkedLossTest(parameterized.TestCase):
                 decoder, params, _batch()
             )
 
-        (mean, loss_BxL), gradient = _jit(value_and_grad)(_params(config))
+        (mean, loss_BxL), gradient = jax.jit(value_and_grad)(_params(config))
         _assert_close((mean, gradient), _expected(config, "mean"), atol=1e-6, rtol=2e-5)
         np.testing.assert_allclose(_mean_loss(loss_BxL, _batch().mask_BxL), mean, rtol=1e-6)
 
@@ -106,7 +106,7 @@ class ChunkedLossTest(parameterized.TestCase):
         decoder, params, batch = Decoder(BASE), _params(BASE), _batch()
         count = np.sum(batch.mask_BxL)
 
-        @_jit
+        @jax.jit
         def gradient(params, batch):
             return jax.grad(lambda p: 3.0 * loss.training_loss(decoder, p, batch, count)[0])(params)
 
@@ -118,7 +118,7 @@ class ChunkedLossTest(parameterized.TestCase):
         decoder, params, batch = Decoder(BASE), _params(BASE), _batch()
         changed = np.where(batch.mask_BxL > 0, batch.targets_BxL, 7)
 
-        @_jit
+        @jax.jit
         def gradient(targets_BxL):
             altered = batch._replace(targets_BxL=targets_BxL)
             return jax.grad(lambda p: loss.training_loss(decoder, p, altered)[0])(params)
@@ -128,7 +128,7 @@ class ChunkedLossTest(parameterized.TestCase):
 
     def test_nothing_counts(self):
         batch = _batch()._replace(mask_BxL=np.zeros((B, L), np.float32))
-        mean, _ = _jit(lambda p: loss.training_loss(Decoder(BASE), p, batch))(_params(BASE))
+        mean, _ = jax.jit(lambda p: loss.training_loss(Decoder(BASE), p, batch))(_params(BASE))
         self.assertEqual(mean, 0.0)
 
     def test_bfloat16_is_close(self):
@@ -140,7 +140,7 @@ class ChunkedLossTest(parameterized.TestCase):
                 decoder, params, _batch()
             )
 
-        (mean, loss_BxL), gradient = _jit(value_and_grad)(params)
+        (mean, loss_BxL), gradient = jax.jit(value_and_grad)(params)
         self.assertEqual(loss_BxL.dtype, jnp.float32)
         expected_mean, expected = _expected(BASE, "mean")
         np.testing.assert_allclose(mean, expected_mean, rtol=0.01)
@@ -158,7 +158,7 @@ def _temporaries(function, config, rows, length):
     def gradient(params, batch):
         return jax.grad(lambda p: function(decoder, p, batch))(params)
 
-    compiled = _jit(gradient).lower(abstract_params(decoder), batch).compile()
+    compiled = jax.jit(gradient).lower(abstract_params(decoder), batch).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
 

@@ -29,8 +29,6 @@ CONFIG = ModelConfig(
     loss_chunk=48,
 )
 
-QUICK = {"xla_backend_optimization_level": 0}  # compile time is what these tests cost
-
 
 def _one_device():
     return sharding.make_mesh(devices=jax.devices()[:1])
@@ -86,7 +84,7 @@ class InitTest(parameterized.TestCase):
             lambda key: nn.unbox(decoder.new_params(key)),
             out_shardings=sharding.param_shardings(decoder, mesh),
         ).lower(jax.random.key(0))
-        memory = lowered.compile(QUICK).memory_analysis()
+        memory = lowered.compile().memory_analysis()
         total = sum(4 * x.size for x in jax.tree.leaves(sharding.abstract_params(decoder)))
         self.assertLess(memory.temp_size_in_bytes + memory.output_size_in_bytes, total)
 
@@ -124,9 +122,7 @@ class StepTest(parameterized.TestCase):
                     sharding.param_shardings(decoder, mesh),
                 )
                 with _standard_error() as said:
-                    results.append(
-                        jax.jit(step, out_shardings=out, compiler_options=QUICK)(params, placed)
-                    )
+                    results.append(jax.jit(step, out_shardings=out)(params, placed))
                 self.assertNotIn(b"rematerialization", said)
         for a, b in zip(*map(jax.tree.leaves, results), strict=True):
             np.testing.assert_allclose(a, b, atol=2e-6, rtol=1e-4)

