@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 
 import text
-from runs import run
+
+from experiments import cli, facts, facts_presets
 
 DEPTHS = ("memorization", "semantic", "compositional")
 _PLACES = ("Arvel", "Bruna", "Celdor", "Dorsk", "Elmar", "Farun", "Gildas", "Hovig")
@@ -39,27 +40,30 @@ def write_facts(path: Path) -> Path:
 
 
 def test_a_study_of_published_facts_ends_with_results_and_a_report(tmp_path):
-    corpus, facts = text.write_corpus(tmp_path / "corpus.jsonl", 80), tmp_path / "facts.json"
-    folder = tmp_path / "run"
-    done = run(
-        "none",
-        [
-            *text.small_run(folder, corpus, tmp_path / "cache"),
-            f"--config.facts.file={write_facts(facts)}",
-            "--config.facts.licence=CC BY 4.0, the invented authors",
-            "--config.facts.assignment=ordered",
-            "--config.facts.start=2",
-            "--config.facts.interval=6",
-            "--config.facts.encounters=2",
-            "--config.train.steps=16",
-            "--config.train.validate_every=0",
-            "--config.train.checkpoint.every=0",
-            "--config.optim.schedule.warmup=4",
-            "--config.model.num_layers=1",
-        ],
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert str(folder / "report.html") in done.stdout
+    corpus = text.write_corpus(tmp_path / "corpus.jsonl", 80)
+    file, folder = write_facts(tmp_path / "facts.json"), tmp_path / "run"
+    changes = {
+        "data.sources": str(corpus),
+        "data.cache_dir": str(tmp_path / "cache"),
+        "data.tokenizer": "bpe:512",
+        "data.length": "160",
+        "data.batch_size": "8",
+        "model.vocab_size": "512",
+        "model.num_layers": "1",
+        "optim.schedule.warmup": "4",
+        "train.steps": "16",
+        "train.validate_every": "0",
+        "train.checkpoint.every": "0",
+        "facts.file": str(file),
+        "facts.licence": "CC BY 4.0, the invented authors",
+        "facts.assignment": "ordered",
+        "facts.num_facts": "8",
+        "facts.start": "2",
+        "facts.interval": "6",
+        "facts.encounters": "2",
+    }
+    spec = cli.resolve(facts_presets.smoke(), "", changes)
+    assert facts.run(spec, folder, "launch/local facts") == folder / "report.html"
 
     rows = {row["name"]: row for row in json.loads((folder / "results.json").read_text())}
     for depth in DEPTHS:
@@ -68,6 +72,7 @@ def test_a_study_of_published_facts_ends_with_results_and_a_report(tmp_path):
             assert row["n"] == 2 and row["low"] <= row["value"] <= row["high"]
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "The lamp of station 0 stands on the" in page
-    digest = hashlib.sha256(facts.read_bytes()).hexdigest()[:12]
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
     said = f"facts.json (sha256 {digest}), CC BY 4.0, the invented authors"
     assert f"Quoted from: {said}." in page
+    assert list((folder / "tensorboard").glob("events.*"))

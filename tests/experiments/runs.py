@@ -15,11 +15,11 @@ from llm_dynamics.train.metrics import WALL_CLOCK
 HERE = Path(__file__).parent
 
 
-def run(point: str, flags: list[str]) -> subprocess.CompletedProcess:
+def run(point: str, flags: list[str], **environment: str) -> subprocess.CompletedProcess:
     """Runs the study on one device, killed at `point` (see crash.py)."""
     return subprocess.run(
         [sys.executable, str(HERE / "crash.py"), point, *flags],
-        env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"} | environment,
         cwd=HERE.parents[1],
         capture_output=True,
         text=True,
@@ -41,7 +41,7 @@ def tree_bytes(folder: Path) -> dict[str, bytes]:
 def final_state(folder: Path) -> list[tuple[str, str, bytes]]:
     """Path, dtype and bytes of every leaf of the last checkpoint: equality means equality."""
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        path = (folder / "checkpoints" / "40" / "state").absolute()
+        path = (folder / "checkpoints" / "20" / "state").absolute()
         tree = reader.metadata(path).item_metadata.tree
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         state = reader.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
