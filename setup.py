@@ -45,6 +45,7 @@ EXTRAS = {
     "test": [
         "chex>=0.1.92,<0.2",
         "pytest>=8.4,<10",
+        "pytest-xdist>=3.8,<4",
         "ruff==0.17.6",
         "torch==2.13.0",
         "transformers>=5,<6",
