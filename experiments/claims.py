@@ -46,9 +46,9 @@ FACTORS = (  # runs of the smallest size that change one thing
     "rate-triple",
     "decay-none",
     "decay-tenfold",
-    "batch-quarter",
-    "batch-quarter-rate-half",
-    "batch-quarter-facts-quarter",
+    "batch-half",
+    "batch-half-rate-root-half",
+    "batch-half-facts-half",
     "corpus-duplicated",
     "corpus-deduplicated",
     "optimizer-keep",
@@ -56,7 +56,7 @@ FACTORS = (  # runs of the smallest size that change one thing
 )
 
 
-APART = ("batch-quarter-facts-quarter",)  # has other facts, so it is set beside the others
+APART = ("batch-half-facts-half",)  # has other facts, so it is set beside the others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,13 +180,13 @@ def settings(spec: Spec, workdir: Path) -> dict[str, dict[str, facts_presets.Spe
     copied = replace(small.data, copies=100, copied_share=0.01)
     found["corpus-duplicated"] = replace(small, data=copied)
     found["corpus-deduplicated"] = replace(small, data=replace(small.data, near_duplicates=0.8))
-    quarter = replace(small, data=replace(small.data, batch_size=small.data.batch_size // 4))
-    found["batch-quarter"] = quarter
-    found["batch-quarter-rate-half"] = rate(0.5, quarter)
-    quarter_of = small.facts.num_facts // 4
-    if quarter_of >= 2 * len(small.facts.names):
-        fewer = replace(small.facts, num_facts=quarter_of)
-        found["batch-quarter-facts-quarter"] = replace(quarter, facts=fewer)
+    half = replace(small, data=replace(small.data, batch_size=small.data.batch_size // 2))
+    found["batch-half"] = half
+    found["batch-half-rate-root-half"] = rate(0.5**0.5, half)
+    half_of = small.facts.num_facts // 2
+    if half_of >= 2 * len(small.facts.names):
+        fewer = replace(small.facts, num_facts=half_of)
+        found["batch-half-facts-half"] = replace(half, facts=fewer)
     start = small.train.checkpoint.steps[0]
     for policy in ("keep", "reset"):
         train = replace(
@@ -262,6 +262,7 @@ def run(spec: Spec, workdir: Path, command: str) -> Path:
     planned = settings(spec, folder.path)
     names = [name for runs in planned.values() for name in runs]
     folder.claim(spec, {"fingerprint": specs.fingerprint(sorted(names)), "command": command})
+    _refuse_early(planned, folder.path)
     studies: dict[str, list[Study]] = {}
     for setting, runs in planned.items():
         for name, run_spec in runs.items():
@@ -280,6 +281,21 @@ def run(spec: Spec, workdir: Path, command: str) -> Path:
     study = page(spec, planned, studies, rows, command)
     files.write_text(folder.path / "results.md", markdown(study))
     return write_report(folder.path, study)
+
+
+def _refuse_early(planned: Mapping[str, Mapping[str, facts_presets.Spec]], path: Path) -> None:
+    """Prepares every run that is not begun, so that none is refused after hours of others.
+
+    One that starts from another waits for it.
+    """
+    _log.info("checking the plans of all runs")
+    for name, run_spec in (item for runs in planned.values() for item in runs.items()):
+        begun = RunFolder(path / "runs" / name).spec.exists()
+        if not begun and not run_spec.train.start.run:
+            try:
+                facts.prepare(run_spec)
+            except UserError as error:
+                raise UserError(f"run {name}: {error}") from None
 
 
 def ask(spec: Spec, studies: Mapping[str, Sequence[Study]]) -> list[claims.Row]:

@@ -82,7 +82,7 @@ CLAIMS: tuple[tuple[str, str, float, str, str], ...] = (
         "steeper",
         "flatter",
     ),
-    ("A quarter of the batch", r"^batch-quarter[^/]*-minus-", 0.0, "more", "less"),
+    ("Half of the batch", r"^batch-half[^/]*-minus-", 0.0, "more", "less"),
     ("Learning rate", r"^rate-[^/]+-minus-", 0.0, "more", "less"),
     ("Constant learning rate", r"^constant-rate-minus-", 0.0, "more", "less"),
     ("Weight decay", r"^decay-[^/]+-minus-", 0.0, "more", "less"),

@@ -37,7 +37,7 @@ def test_every_setting_changes_what_its_name_says(tmp_path):
     assert changed["decay-none"] == {"optim.weight_decay"}
     assert changed["corpus-duplicated"] == {"data.copies", "data.copied_share"}
     assert changed["corpus-deduplicated"] == {"data.near_duplicates"}
-    assert changed["batch-quarter"] == {"data.batch_size"}
+    assert changed["batch-half"] == {"data.batch_size"}
     keep, reset = first["optimizer-keep"], first["optimizer-reset"]
     assert dataclasses.replace(keep, train=reset.train) == reset
     assert (keep.train.start.optimizer, reset.train.start.optimizer) == ("keep", "reset")
@@ -146,3 +146,23 @@ def test_a_pair_of_runs_ends_with_results_and_a_report(tmp_path):
     rows = claims.ask(spec, {"size-pocket-0.1m": studies, "constant-rate": studies})
     apart = [row for row in rows if row["name"].startswith("constant-rate-minus-")]
     assert len(apart) == 9 and all(row["value"] == row["low"] == row["high"] == 0 for row in apart)
+
+
+def test_a_run_that_cannot_be_is_refused_before_any_is_trained(tmp_path):
+    corpus = text.write_corpus(tmp_path / "corpus.jsonl", 80)
+    spec = specs.override(
+        claims.smoke(),
+        {
+            "factors": "batch-half",
+            "base.data.sources": str(corpus),
+            "base.data.cache_dir": str(tmp_path / "cache"),
+            "base.data.tokenizer": "bpe:384",
+            "base.model.vocab_size": "384",
+            "base.data.validation_fraction": "0",
+            "base.data.length": "320",
+            "base.data.batch_size": "8",
+        },
+    )
+    with pytest.raises(UserError, match="run batch-half-turn-0: batch size 4 cannot be split"):
+        claims.run(spec, tmp_path / "study", "command")
+    assert not (tmp_path / "study" / "runs").exists()

@@ -17,9 +17,9 @@ class ClaimsTableTest(absltest.TestCase):
             _row("size-1m-minus-size-0.3m/semantic/effectivity", 0.1, 0.2),
             _row("size-1m-minus-size-0.3m/semantic/share-after-100", 0.1, 0.2),  # another question
             _row("rate-triple-minus-size-0.3m/semantic/effectivity", -0.2, -0.1),
-            _row("batch-quarter-minus-size-0.3m/semantic/gain", -0.1, 0.1),
-            _row("batch-quarter-facts-quarter/semantic/gain", 0.1, 0.2),  # no contrast
-            _row("batch-quarter-facts-quarter/semantic/gain/raw", 0.1, 0.2),
+            _row("batch-half-minus-size-0.3m/semantic/gain", -0.1, 0.1),
+            _row("batch-half-facts-half/semantic/gain", 0.1, 0.2),  # no contrast
+            _row("batch-half-facts-half/semantic/gain/raw", 0.1, 0.2),
             _row("size-1m/semantic/inflation", 0.5, 1.5),
             _row("size-1m/semantic/accumulation/every10", 0.1, 0.2),
         ]
@@ -31,7 +31,7 @@ class ClaimsTableTest(absltest.TestCase):
                 "Raw gains are template learning in part": ["1", "0", "0", "1"],
                 "Larger models gain more an encounter": ["1", "1", "0", "0"],
                 "What encounters add builds up": ["1", "1", "0", "0"],
-                "A quarter of the batch": ["1", "0", "0", "1"],
+                "Half of the batch": ["1", "0", "0", "1"],
                 "Learning rate": ["1", "0", "1", "0"],
             },
         )
