@@ -151,7 +151,7 @@ def _piecewise(config: ScheduleConfig, steps: float) -> list[Phase]:
         found.append(parse(entry, at, config.peak))
         at = found[-1].end
     total = sum(phase.steps for phase in found)
-    if total != steps:
+    if not math.isclose(total, steps, rel_tol=1e-9):  # lengths need not be whole
         raise UserError(
             f"expected the steps of optim.schedule.phases to add up to the schedule's {steps:g}, "
             f"got {total:g}; lengthen a phase, or set optim.schedule.horizon={total:g}"

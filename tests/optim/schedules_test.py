@@ -159,6 +159,25 @@ class SchedulesTest(parameterized.TestCase):
         for t in range(51):
             np.testing.assert_allclose(one(jnp.asarray(t)), other(jnp.asarray(t)), rtol=1e-6)
 
+    def test_phases_that_are_no_whole_steps_may_add_up(self):
+        self.assertNotEqual(51.7 + 31.1 + 17.2, 100)  # in floats
+        phases = ("linear:51.7:1", "linear:31.1:0.5", "linear:17.2:0.25")
+        schedule = make_schedule(ScheduleConfig("piecewise", 1.0, phases=phases), 100)
+        np.testing.assert_allclose(schedule(jnp.asarray(100)), 0.25, rtol=1e-5)
+        with self.assertRaisesRegex(UserError, "the schedule's 100, got 100.01"):
+            phases = (*phases[:2], "linear:17.21:0.25")
+            make_schedule(ScheduleConfig("piecewise", 1.0, phases=phases), 100)
+
+    def test_a_schedule_is_a_function_of_many_steps_at_once(self):
+        phases = ("linear:10:1", "cosine:40:0.5", "exponential:50:0.1")
+        for kind in KINDS:
+            pieces = phases if kind == "piecewise" else ()
+            config = ScheduleConfig(kind, 2.0, warmup=8, decay=4, cooldown=7, phases=pieces)
+            schedule = make_schedule(config, 100)
+            found = schedule(jnp.arange(101))
+            expected = [float(schedule(jnp.asarray(t))) for t in range(101)]
+            np.testing.assert_allclose(found, expected, rtol=2e-6, err_msg=kind)
+
     def test_rounds_on_one_cosine(self):
         found = autoregressive_peaks(3, 1e-3, 1e-4)
         expected = [1e-3, 5.5e-4, 1e-4 + 4.5e-4 * (1 + np.cos(np.pi * 2 / 3))]
