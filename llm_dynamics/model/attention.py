@@ -169,20 +169,20 @@ class Attention(nn.Module):
         size = config.head_size
         x_BxLxD = pick(x_BxMxD, columns_BxL)
 
-        def project(name: str, x: jax.Array, heads: int, axis: str) -> jax.Array:
+        def project(name: str, x: jax.Array, heads: int) -> jax.Array:
             return Dense(
                 (config.width,),
                 (heads, size),
-                ("embed", axis, "head_dim"),
+                ("embed", f"{name}_heads", f"{name}_dim"),
                 small_std(config),
                 config.use_bias,
                 config.dtype,
                 name=name,
             )(x)
 
-        q_BxLxHxE = project("query", x_BxLxD, config.num_heads, "heads")
-        k_BxMxKxE = project("key", x_BxMxD, config.kv_heads, "kv_heads")
-        v_BxMxKxE = project("value", x_BxMxD, config.kv_heads, "kv_heads")
+        q_BxLxHxE = project("query", x_BxLxD, config.num_heads)
+        k_BxMxKxE = project("key", x_BxMxD, config.kv_heads)
+        v_BxMxKxE = project("value", x_BxMxD, config.kv_heads)
         if config.position == "rotary":
             q_BxLxHxE = rotate(q_BxLxHxE, tuple(pick(a, columns_BxL) for a in angles))
             k_BxMxKxE = rotate(k_BxMxKxE, angles)
@@ -191,7 +191,7 @@ class Attention(nn.Module):
         return Dense(
             (config.num_heads, size),
             (config.width,),
-            ("heads", "head_dim", "embed"),
+            ("attended_heads", "attended_dim", "embed"),
             residual_std(config),
             config.use_bias,
             config.dtype,

@@ -167,7 +167,7 @@ class Table(nn.Module):
     def setup(self):
         self.embedding = self.param(
             "embedding",
-            weight(small_std(self.config), (self.axis, "embed")),
+            weight(small_std(self.config), (self.axis, "embed"), reads=1),
             (self.rows, self.config.width),
             jnp.float32,
         )
@@ -191,5 +191,5 @@ class Head(nn.Module):
     def __call__(self):
         config = self.config
         shape = (config.width, config.vocab_size)
-        init = weight(small_std(config), ("embed", "vocab"))
+        init = weight(small_std(config), ("embed", "vocab"), reads=1)
         return self.param("kernel", init, shape, jnp.float32)

@@ -7,6 +7,7 @@ letters in WORKSPACE.md.
 import math
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 
@@ -23,9 +24,29 @@ def residual_std(config: ModelConfig) -> float:
     return small_std(config) / math.sqrt(2 * config.num_layers)
 
 
-def weight(std: float, axes: tuple[str, ...]) -> nn.initializers.Initializer:
-    """Normal initialiser whose parameter carries the logical names of its axes."""
-    return nn.with_logical_partitioning(nn.initializers.normal(std), axes)
+class Axes(nn.LogicallyPartitioned):
+    """The box of a parameter: the logical names of its axes, and how many of them it reads.
+
+    The first `reads` axes (behind that of the layers) are those of its input, the others those of
+    its output. Sharding looks at the names alone; growth needs to know which way a parameter
+    maps, since a wider stream is written and read differently.
+    """
+
+    reads: int = flax.struct.field(default=0, pytree_node=False)
+
+    __eq__ = nn.LogicallyPartitioned.__eq__
+
+
+def declare(
+    init: nn.initializers.Initializer, axes: tuple[str, ...], reads: int = 0
+) -> nn.initializers.Initializer:
+    """The initialiser, its parameter boxed in `Axes`."""
+    return lambda *args: Axes(init(*args), axes, reads=reads)
+
+
+def weight(std: float, axes: tuple[str, ...], reads: int) -> nn.initializers.Initializer:
+    """Normal initialiser whose parameter carries the names of its axes; see `Axes`."""
+    return declare(nn.initializers.normal(std), axes, reads)
 
 
 def last_axis(vector: jax.Array, like: jax.Array) -> jax.Array:
@@ -58,7 +79,8 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = self.inputs + self.outputs
-        kernel = self.param("kernel", weight(self.std, self.axes), shape, jnp.float32)
+        init = weight(self.std, self.axes, reads=len(self.inputs))
+        kernel = self.param("kernel", init, shape, jnp.float32)
         lead = x.shape[: x.ndim - len(self.inputs)]
         y = jnp.dot(
             x.reshape(-1, math.prod(self.inputs)).astype(self.dtype),
@@ -67,9 +89,7 @@ class Dense(nn.Module):
         )
         y = y.astype(self.dtype).reshape(lead + self.outputs)
         if self.use_bias:
-            zeros = nn.with_logical_partitioning(
-                nn.initializers.zeros, self.axes[len(self.inputs) :]
-            )
+            zeros = declare(nn.initializers.zeros, self.axes[len(self.inputs) :])
             bias = self.param("bias", zeros, self.outputs, jnp.float32)
             y = y + last_axis(bias.astype(self.dtype), y)
         return y
@@ -88,10 +108,10 @@ class Norm(nn.Module):
             x = x - jnp.mean(x, axis=-1, keepdims=True)
         y = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + config.norm_eps)
         if config.norm != "nonparametric_layernorm":
-            ones = nn.with_logical_partitioning(nn.initializers.ones, ("embed",))
+            ones = declare(nn.initializers.ones, ("embed",))
             y = y * last_axis(self.param("scale", ones, (config.width,), jnp.float32), y)
         if config.norm == "layernorm":
-            zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("embed",))
+            zeros = declare(nn.initializers.zeros, ("embed",))
             y = y + last_axis(self.param("bias", zeros, (config.width,), jnp.float32), y)
         return y.astype(config.dtype)
 

@@ -24,9 +24,14 @@ RULES = (
     ("positions", None),
     ("layers", None),
     ("embed", "fsdp"),
-    ("heads", "tensor"),
-    ("kv_heads", "tensor"),
-    ("head_dim", None),
+    ("query_heads", "tensor"),
+    ("key_heads", "tensor"),
+    ("value_heads", "tensor"),
+    ("attended_heads", "tensor"),  # what the output map reads: a head of values for every query
+    ("query_dim", None),
+    ("key_dim", None),
+    ("value_dim", None),
+    ("attended_dim", None),
     ("mlp", "tensor"),
     ("vocab", "tensor"),
 )
