@@ -18,6 +18,8 @@ from llm_dynamics.facts.facts import DEPTHS
 CONTROL = "control"
 _LABELS = ("fact", "arm", "depth", "attribute")
 _OPTIONAL = ("candidates", "encounters", "block", "set")
+_DIMS = ("step", "probe", "measure")
+_MEASURES = ("logprob_mean", "greedy_match", "rank_first")
 
 
 class Table(NamedTuple):
@@ -68,16 +70,14 @@ def read_table(log: xr.Dataset) -> Table:
     measures that need them say so.
 
     Raises:
-      UserError: no rows, rows lost before the last one, labels that are missing, or a probe
-        without a score in a written row.
+      UserError: something that is missing; steps that repeat or do not ascend; a fact in two arms;
+        encounters that cannot be read; no rows, rows lost before the last one, or a probe without
+        a score in a written row.
     """
-    for name in _LABELS:
-        if name not in log.coords:
-            raise UserError(
-                f"expected the label {name!r} on every probe of the log, got "
-                f"{', '.join(sorted(map(str, log.coords)))}; label the probes with their arms"
-            )
-    scores = log["score"]
+    _check_parts(log)
+    _check_steps(log["step"].values)
+    _check_labels({name: log[name].values.astype(str) for name in _present(log)})
+    scores = log["score"].transpose(*_DIMS)
     values_SxP = scores.sel(measure="logprob_mean").values.astype(np.float64)
     written_S = ~np.isnan(values_SxP).all(axis=1)
     if not written_S.any():
@@ -101,15 +101,114 @@ def read_table(log: xr.Dataset) -> Table:
             "diverged or the log is damaged"
         )
     final = scores.isel(step=last)
-    names = [*_LABELS, *(name for name in _OPTIONAL if name in log.coords)]
     return Table(
         steps_S,
         log["tokens"].values[written_S].astype(np.int64),
         values_SxP,
         final.sel(measure="greedy_match").values.astype(float),
         final.sel(measure="rank_first").values.astype(float),
-        {name: log[name].values.astype(str) for name in names},
+        {name: log[name].values.astype(str) for name in _present(log)},
     )
+
+
+def _present(log: xr.Dataset) -> list[str]:
+    return [*_LABELS, *(name for name in _OPTIONAL if name in log.coords)]
+
+
+def _check_parts(log: xr.Dataset) -> None:
+    """Refuses a log without the scores, measures, coordinates or labels that are read."""
+    if not isinstance(log, xr.Dataset):
+        raise UserError(
+            f"expected a probe log as an xarray Dataset, got a {type(log).__name__}; read one with "
+            "probe.log.open_log"
+        )
+    if "score" not in log.data_vars:
+        raise UserError(
+            "expected the variable 'score' in the probe log, got "
+            f"{', '.join(map(str, log.data_vars)) or 'none'}; give the scores this name"
+        )
+    dims = log["score"].dims
+    if set(dims) != set(_DIMS):
+        raise UserError(
+            f"expected 'score' of the probe log over {', '.join(_DIMS)}, got "
+            f"{', '.join(map(str, dims)) or 'no dimension'}; name its dimensions so"
+        )
+    for name, dim in (*((dim, dim) for dim in _DIMS), ("tokens", "step")):
+        if name not in log.coords or log[name].dims != (dim,):
+            raise UserError(
+                f"expected the coordinate {name!r} along {dim!r} in the probe log, got "
+                f"{', '.join(sorted(map(str, log.coords))) or 'none'}; add it"
+            )
+    for name in _LABELS:
+        if name not in log.coords:
+            raise UserError(
+                f"expected the label {name!r} on every probe of the log, got "
+                f"{', '.join(sorted(map(str, log.coords)))}; label the probes with their arms"
+            )
+    for name in _present(log):
+        if log[name].dims != ("probe",):
+            raise UserError(
+                f"expected the label {name!r} along 'probe' in the log, got it along "
+                f"{', '.join(map(str, log[name].dims)) or 'nothing'}; give every probe one"
+            )
+    measures_M = log["measure"].values.tolist()
+    for name in _MEASURES:
+        if measures_M.count(name) != 1:
+            raise UserError(
+                f"expected the measure {name!r} once in the probe log, got "
+                f"{', '.join(map(str, measures_M)) or 'none'}; score the probes with "
+                "probe.scoring, or add the measure under this name"
+            )
+
+
+def _check_steps(steps_S: np.ndarray) -> None:
+    """Refuses steps that are no counts, repeat or do not ascend."""
+    if not np.issubdtype(steps_S.dtype, np.number) or not np.array_equal(steps_S, np.rint(steps_S)):
+        raise UserError(
+            "expected whole numbers of updates as the steps of the probe log, got "
+            f"{', '.join(map(str, steps_S[:3]))}, ...; count updates"
+        )
+    values, counts = np.unique(steps_S, return_counts=True)
+    if (counts > 1).any():
+        raise UserError(
+            f"expected every step once in the probe log, got step {values[counts > 1][0]:g} "
+            f"{counts[counts > 1][0]} times; keep one row of each step"
+        )
+    falls = np.flatnonzero(np.diff(steps_S) < 0)
+    if falls.size:
+        before, after = steps_S[falls[0]], steps_S[falls[0] + 1]
+        raise UserError(
+            f"expected the steps of the probe log in ascending order, got {after:g} after "
+            f"{before:g}; sort it with log.sortby('step')"
+        )
+
+
+def _check_labels(labels: dict[str, np.ndarray]) -> None:
+    """Refuses a fact in two arms, and encounters that differ within a fact or cannot be read."""
+    seen: dict[str, tuple[str, str]] = {}
+    met = labels.get("encounters", np.full(len(labels["fact"]), ""))
+    for fact, arm, times in zip(
+        *(column.tolist() for column in (labels["fact"], labels["arm"], met)), strict=True
+    ):
+        arm_before, times_before = seen.setdefault(fact, (arm, times))
+        if arm != arm_before:
+            raise UserError(
+                f"expected each fact in one arm of a run, got {fact!r} in {arm_before!r} and "
+                f"{arm!r}; give facts of different arms different names"
+            )
+        if times != times_before:
+            raise UserError(
+                f"expected the same encounters at all probes of fact {fact!r}, got "
+                f"{times_before!r} and {times!r}; label its probes alike"
+            )
+    for fact, (_, times) in seen.items():
+        parts = times.split()
+        counts = [int(part) for part in parts if part.isdecimal()]
+        if len(counts) < len(parts) or counts != sorted(set(counts)):
+            raise UserError(
+                "expected the label 'encounters' as ascending updates with spaces between, such "
+                f"as '10 60 110', got {times!r} of fact {fact!r}; write it so"
+            )
 
 
 def arms_and_depths(table: Table) -> tuple[list[str], list[str]]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import xarray as xr
-from absl.testing import absltest
+from absl.testing import absltest, parameterized
 
 from llm_dynamics.errors import UserError
 from llm_dynamics.facts import cells, estimates, measures
@@ -93,6 +93,80 @@ class OwnTimesTest(absltest.TestCase):
     def test_the_label_goes_before_the_schedule(self):
         times = cells.times_of(self.table, "rare", (1, 2))
         self.assertEqual(times, TIMES)
+
+
+class BadLogTest(parameterized.TestCase):
+    """What is wrong with a log made by hand is said, with what to do."""
+
+    @parameterized.named_parameters(
+        ("no_dataset", lambda log: log["score"], "as an xarray Dataset, got a DataArray"),
+        ("no_score", lambda log: log.rename(score="scores"), "variable 'score'.*got scores"),
+        ("dimension", lambda log: log.rename(step="time"), "over step, probe, measure, got time"),
+        ("no_steps", lambda log: log.drop_vars("step"), "coordinate 'step' along 'step'"),
+        ("no_tokens", lambda log: log.drop_vars("tokens"), "coordinate 'tokens' along 'step'"),
+        ("no_label", lambda log: log.drop_vars("fact"), "label 'fact' on every probe"),
+        (
+            "label_of_steps",
+            lambda log: log.assign_coords(arm=("step", ["rare"] * (STEPS + 1))),
+            "label 'arm' along 'probe'.*got it along step",
+        ),
+        *(
+            (measure, lambda log, measure=measure: log.drop_sel(measure=measure), f"'{measure}'")
+            for measure in ("logprob_mean", "greedy_match", "rank_first")
+        ),
+        (
+            "a_measure_twice",
+            lambda log: log.assign_coords(measure=["logprob_mean", "logprob_mean", "rank_first"]),
+            "measure 'logprob_mean' once",
+        ),
+        (
+            "a_step_twice",
+            lambda log: log.isel(step=[0, *range(7), *range(5, STEPS + 1)]),
+            "every step once in the probe log, got step 0 2 times; keep one row",
+        ),
+        (
+            "steps_not_in_order",
+            lambda log: log.isel(step=[*range(5), 6, 5, *range(7, STEPS + 1)]),
+            r"ascending order, got 5 after 6; sort it with log.sortby",
+        ),
+        (
+            "steps_between_updates",
+            lambda log: log.assign_coords(step=np.arange(STEPS + 1) / 2),
+            "whole numbers of updates.*got 0.0, 0.5",
+        ),
+        (
+            "a_fact_in_two_arms",
+            lambda log: log.assign_coords(fact=("probe", ["a", *"bc", *"abc", *"axyy"])),
+            "'a' in 'rare' and 'control'; give facts of different arms different names",
+        ),
+        (
+            "encounters_that_differ",
+            lambda log: _with_encounters(log, ["3 10", *log["encounters"].values[1:]]),
+            "same encounters at all probes of fact 'a', got '3 10' and '3 10 12'",
+        ),
+        *(
+            (
+                f"encounters_{i}",
+                lambda log, bad=bad: _with_encounters(log, [bad] * 6 + [""] * 4),
+                f"ascending updates.*got '{bad}' of fact 'a'",
+            )
+            for i, bad in enumerate(("often", "10 3", "3 3", "-1 5", "1.5"))
+        ),
+    )
+    def test_refused(self, change, message):
+        with self.assertRaisesRegex(UserError, message):
+            cells.read_table(change(_log()))
+
+    def test_dimensions_in_another_order(self):
+        table, turned = (
+            cells.read_table(log) for log in (_log(), _log().transpose("measure", "probe", "step"))
+        )
+        np.testing.assert_array_equal(turned.loglik_SxP, table.loglik_SxP)
+        np.testing.assert_array_equal(turned.rank_P, table.rank_P)
+
+
+def _with_encounters(log, values):
+    return log.assign_coords(encounters=("probe", values))
 
 
 class MatchedSetsTest(absltest.TestCase):
