@@ -48,13 +48,18 @@ class StartConfig:
     step: int = -1  # of the checkpoint; -1 = the last one
     optimizer: str = "keep"  # its moments: "keep" or "reset" both, "keep_first", "keep_second"
     continue_schedule: bool = True  # the learning rate is read from the checkpoint's step on
+    changed_schedule: str = "refuse"  # where its rates so far were others; or "accept" the jump
     data: str = "continue"  # the next rows of its data, or "fresh": the data from the beginning
 
     def __post_init__(self):
         if self.step < -1:
             raise UserError(f"expected train.start.step of at least -1, got {self.step}")
         policies = ("keep", "reset", "keep_first", "keep_second")
-        for key, known in (("optimizer", policies), ("data", ("continue", "fresh"))):
+        for key, known in (
+            ("optimizer", policies),
+            ("changed_schedule", ("refuse", "accept")),
+            ("data", ("continue", "fresh")),
+        ):
             if getattr(self, key) not in known:
                 raise UserError(
                     f"expected train.start.{key} {' or '.join(known)}, got {getattr(self, key)!r}"

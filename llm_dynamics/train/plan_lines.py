@@ -50,7 +50,7 @@ def describe(parts: Parts, plan: Plan) -> list[str]:
     warmup = spec.optim.schedule.warmup
     marks = sorted({0, warmup, total // 4, total // 2, 3 * total // 4, total - 1} - {total})
     rates = ", ".join(f"{t}: {float(schedule(jnp.asarray(t))):.3g}" for t in marks)
-    return [*lines, f"learning rate by step: {rates}"]
+    return [*lines, f"learning rate by step: {rates}", *start.joint_lines(spec, parts.origin)]
 
 
 def ledger(about: dict[str, Any]) -> list[str]:

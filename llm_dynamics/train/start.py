@@ -16,6 +16,7 @@ from llm_dynamics.data.config import DataConfig
 from llm_dynamics.data.plan import Plan
 from llm_dynamics.errors import UserError
 from llm_dynamics.files import expanded
+from llm_dynamics.train import joint
 from llm_dynamics.train.checkpoint import differences, first_line, leaves
 from llm_dynamics.train.config import RunSpec
 from llm_dynamics.train.run_folder import RunFolder, read_spec
@@ -94,7 +95,28 @@ def find(spec: RunSpec, folder: RunFolder | None) -> Origin | None:
             f"expected train.start.step to be a checkpoint of {run}, got {step}; it has steps "
             f"{', '.join(map(str, steps))}"
         )
-    return _origin(run, step, _meta(run, step))
+    return origin_at(run, step, _meta(run, step))
+
+
+def origin_at(run: Path, step: int, meta: dict[str, Any]) -> Origin:
+    """The checkpoint of a step as an origin.
+
+    Args:
+      run: the run folder.
+      step: of the checkpoint.
+      meta: what it says of its run, see `record`.
+    """
+    first, end = meta.get("schedule", [0, meta["spec"]["train"]["steps"]])
+    return Origin(
+        run=str(run),
+        step=step,
+        spec=specs.fingerprint(meta["spec"]),
+        data=meta["data"],
+        tokenizer=meta.get("tokenizer", ""),
+        schedule_step=first + step,
+        schedule_end=end,
+        data_step=meta.get("first_data_step", 0) + step,
+    )
 
 
 def has_checkpoints(folder: RunFolder | None) -> bool:
@@ -106,17 +128,35 @@ def check(origin: Origin, spec: RunSpec, abstract: State) -> None:
     """Refuses an origin that does not fit the run, reading its metadata alone.
 
     Raises:
-      UserError: another model, shape, dtype or, where the data goes on, other data; or the origin
-        is no longer what it was when the run began.
+      UserError: another model, shape, dtype or, where data or schedule go on, other ones; or the
+        origin is no longer what it was when the run began.
     """
     run = Path(origin.run)
     meta = _meta(run, origin.step)
-    if _origin(run, origin.step, meta) != origin:
+    if origin_at(run, origin.step, meta) != origin:
         raise UserError(
             f"the checkpoint of step {origin.step} in {run} is another one than this run began "
             "with; restore it, or start in a new workdir"
         )
-    where = f"the checkpoint of step {origin.step} in {run}"
+    compare(origin, meta, spec)
+    wanted = _wanted(spec, abstract)
+    stored = {k: v for k, v in _stored(run, origin.step).items() if k.split("/")[0] in wanted}
+    if wrong := differences(stored, leaves(wanted)):
+        raise UserError(f"{_where(origin)} does not fit this run: {wrong}")
+
+
+def compare(origin: Origin, meta: dict[str, Any], spec: RunSpec) -> None:
+    """Refuses an origin whose run does not fit, from what its checkpoint says of it.
+
+    Args:
+      origin: the checkpoint.
+      meta: what it says of its run, see `record`.
+      spec: the run that starts from it.
+
+    Raises:
+      UserError: another model, or, where data or schedule go on, other data or another schedule.
+    """
+    where = _where(origin)
     model, data = (specs.to_json(part) for part in (spec.model, spec.data))
     theirs = {k: v for k, v in meta["spec"]["model"].items() if k not in _COMPUTATION}
     ours = {k: v for k, v in model.items() if k not in _COMPUTATION}
@@ -125,10 +165,6 @@ def check(origin: Origin, spec: RunSpec, abstract: State) -> None:
             f"{where} holds another model than this run's (there -> here): {'; '.join(changes)}; "
             "give this run the settings of that one"
         )
-    wanted = _wanted(spec, abstract)
-    stored = {k: v for k, v in _stored(run, origin.step).items() if k.split("/")[0] in wanted}
-    if wrong := differences(stored, leaves(wanted)):
-        raise UserError(f"{where} does not fit this run: {wrong}")
     if spec.train.start.data == "continue":
         # Runs of earlier versions have not the newest fields; they ran at the defaults.
         theirs = {key: meta["spec"]["data"].get(key, getattr(DataConfig, key)) for key in _ROWS}
@@ -137,6 +173,8 @@ def check(origin: Origin, spec: RunSpec, abstract: State) -> None:
                 f"{where} read other data than this run's (there -> here): {'; '.join(changes)}; "
                 "with train.start.data=fresh the data is read from its beginning"
             )
+    if spec.train.start.continue_schedule:
+        joint.check(where, meta, origin.schedule_step, spec)
 
 
 def check_plan(spec: RunSpec, origin: Origin | None, plan: Plan) -> None:
@@ -243,6 +281,21 @@ def describe(spec: RunSpec, origin: Origin | None) -> list[str]:
     ]
 
 
+def joint_lines(spec: RunSpec, origin: Origin | None) -> list[str]:
+    """The learning rates around the start, for dry runs."""
+    if origin is None:
+        return []
+    try:
+        meta = _meta(Path(origin.run), origin.step)
+        return joint.lines(meta, origin.schedule_step, spec)
+    except UserError:  # a run that goes on from its own checkpoints does not need its origin
+        return [f"learning rate before the start: not known any more, {origin.run} is gone"]
+
+
+def _where(origin: Origin) -> str:
+    return f"the checkpoint of step {origin.step} in {origin.run}"
+
+
 def _mixed(kept: Any, fresh: Any, policy: str, b1: float) -> Any:
     """The optimizer's state with the moments that the policy keeps; see `load`."""
     if policy == "reset":
@@ -280,20 +333,6 @@ def _steps(run: Path) -> list[int]:
     folder = _checkpoints(run)
     return (
         sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
-    )
-
-
-def _origin(run: Path, step: int, meta: dict[str, Any]) -> Origin:
-    first, end = meta.get("schedule", [0, meta["spec"]["train"]["steps"]])
-    return Origin(
-        run=str(run),
-        step=step,
-        spec=specs.fingerprint(meta["spec"]),
-        data=meta["data"],
-        tokenizer=meta.get("tokenizer", ""),
-        schedule_step=first + step,
-        schedule_end=end,
-        data_step=meta.get("first_data_step", 0) + step,
     )
 
 

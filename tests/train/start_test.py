@@ -1,5 +1,6 @@
 """A run that starts from another's checkpoint: the same bits, or a refusal that says why."""
 
+import dataclasses
 import json
 import random
 import shutil
@@ -255,6 +256,7 @@ class StartTest(parameterized.TestCase):
         ({"optimizer": "drop"}, "optimizer keep or reset or keep_first or keep_second, got"),
         ({"data": "next"}, "data continue or fresh, got 'next'"),
         ({"step": -2}, "at least -1, got -2"),
+        ({"changed_schedule": "maybe"}, "changed_schedule refuse or accept, got 'maybe'"),
     )
     def test_unknown_values(self, begin, message):
         with self.assertRaisesRegex(UserError, message):
@@ -267,12 +269,51 @@ class StartTest(parameterized.TestCase):
     def test_arithmetic_may_differ(self):
         parts_lib.build(self._child(**{"model.compute_dtype": "bfloat16", "model.remat": "full"}))
 
-    def test_a_horizon_lets_it_run_on(self):
-        spec = self._child(**{"train.steps": 9, "optim.schedule.horizon": 20})
+    def test_a_changed_schedule_is_refused_with_both_rates(self):
+        with self.assertRaisesRegex(UserError, "another schedule up to there") as caught:
+            parts_lib.build(self._child(**{"optim.schedule.peak": 2e-2}))
+        message = str(caught.exception)
+        # Warm-up of 3 steps to 0.01, or 0.02: the first step that differs, the last of the past,
+        # the joint and the step after it.
+        rows = [line.split() for line in message.splitlines()[1:-1]]
+        self.assertEqual([row[0] for row in rows], ["step", "1", "2", "3", "4", "5"])
+        self.assertEqual(rows[1][1:], ["0.00333333", "0.00666667"])
+        self.assertIn("peak: 0.01 -> 0.02", message)
+        self.assertIn("train.start.continue_schedule=false", message)
+        self.assertIn("train.start.changed_schedule=accept", message)
+
+    def test_a_horizon_stretches_a_cosine_and_is_refused_or_accepted(self):
+        longer = {"train.steps": 9, "optim.schedule.horizon": 20}
+        with self.assertRaisesRegex(
+            UserError, r"(?s)another schedule .*its end: 8 -> 20"
+        ) as caught:
+            parts_lib.build(self._child(**longer))
+        self.assertIn("\n  4 ", str(caught.exception))
+        spec = self._child({"changed_schedule": "accept"}, **longer)
         self.assertAlmostEqual(
             float(parts_lib.build(spec).schedule(0)),
             float(parts_lib.build(override(self.spec, {"optim.schedule.horizon": 20})).schedule(4)),
         )
+
+    def test_the_dry_run_shows_the_rates_around_the_start(self):
+        spec = self._child({"data": "fresh", "continue_schedule": False, "optimizer": "reset"})
+        spec = override(spec, {"optim.weight_decay": 0.2})
+        parts, plan = parts_lib.build(spec), build_plan(spec.data)
+        text = "\n".join(plan_lines.describe(parts, plan))
+        self.assertIn("learning rate around the start", text)
+        rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line[:2] == "  "}
+        own = parts_lib.build(self.spec).schedule
+        self.assertEqual(rows["-1"], [f"{float(own(3)):.6g}", "–"])
+        self.assertEqual(rows["0"], [f"{float(own(4)):.6g}", "0"])
+        self.assertEqual(rows["2"], [f"{float(own(6)):.6g}", f"{float(parts.schedule(2)):.6g}"])
+        self.assertIn("optim.weight_decay: 0.1 -> 0.2", text)
+
+    def test_the_dry_run_of_a_run_whose_origin_is_gone(self):
+        origin = parts_lib.build(self._child()).origin
+        gone = dataclasses.replace(origin, run=str(self.root / "gone"))
+        parts = dataclasses.replace(parts_lib.build(self._child()), origin=gone)
+        plan = build_plan(parts.spec.data, first_step=4)
+        self.assertIn("not known any more", "\n".join(plan_lines.describe(parts, plan)))
 
     def test_another_tokenizer_is_refused(self):
         (self.root / "words.txt").write_text("lamp river lit evening boats home stone\n" * 50)
