@@ -7,7 +7,7 @@ from llm_dynamics.data.injection import Injection
 from llm_dynamics.facts.facts import Fact, contains
 from llm_dynamics.probe.probes import Tokenizer
 
-TOLERANCE = 0.05  # relative difference of tokens per encounter that is worth a warning
+TOLERANCE = 0.05  # relative difference of tokens, of a text or in all, that is worth a warning
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,37 @@ def warnings(report: Mapping[str, Dose]) -> list[str]:
         found.append(
             f"a text of arm {most} has {size[most]:.1f} {unit}, one of arm {least} "
             f"{size[least]:.1f}: a difference between them is partly one of dose"
+        )
+    return found + _totals(given, unit)
+
+
+def _totals(given: Mapping[str, Dose], unit: str) -> list[str]:
+    """What the whole doses of arms differ by: what was not asked for, then what was."""
+    total = {arm: getattr(dose, unit) for arm, dose in given.items()}
+    alike: dict[float, list[str]] = {}
+    for arm, dose in given.items():
+        alike.setdefault(dose.encounters, []).append(arm)
+    found = []
+    for arms in alike.values():
+        most, least = max(arms, key=total.get), min(arms, key=total.get)
+        if total[most] > (1 + TOLERANCE) * total[least]:
+            facts = given[most].facts, given[least].facts
+            sizes = f" ({facts[0]} facts against {facts[1]})" if facts[0] != facts[1] else ""
+            found.append(
+                f"arm {most} is given {total[most]:,} {unit} in all, arm {least} {total[least]:,}, "
+                f"{total[most] / total[least]:.3g} times as many at as many encounters of a "
+                f"fact{sizes}: a difference between them is partly one of dose"
+            )
+    if len(alike) > 1:
+        each = ", ".join(
+            f"{arm} {dose.encounters:.3g} time{'' if dose.encounters == 1 else 's'} "
+            f"({total[arm]:,} {unit} in all)"
+            for arm, dose in given.items()
+        )
+        ratio = max(total.values()) / min(total.values())
+        found.append(
+            f"the arms are defined to meet a fact differently often, {each}: the largest dose is "
+            f"{ratio:.1f} times the smallest"
         )
     return found
 

@@ -281,9 +281,39 @@ def test_uneven_doses_are_warned_of():
     report = dose.dose_report(injections(facts, arm_of, config), facts, arm_of)
     assert report["paraphrase"].coverage == 0.5 and report["paraphrase"].tokens is None
     found = dose.warnings(report)
-    assert len(found) == 2
+    assert len(found) == 3
     assert "50%" in found[0] and "arm paraphrase" in found[0]
     assert "arm duplication has 7.0 words" in found[1]
+    assert "arm duplication is given 14 words in all, arm paraphrase 8, 1.75 times" in found[2]
+
+
+def given(facts=10, encounters=10, tokens=1000):
+    """A dose of an arm."""
+    insertions = facts * encounters
+    return dose.Dose(facts, insertions, encounters, 0, tokens, None, 1.0)
+
+
+def test_equal_doses_are_not_warned_of():
+    report = {"a": given(), "b": given(tokens=1040), "control": given(0, 0, 0)}
+    assert dose.warnings(report) == []
+
+
+def test_a_total_dose_that_differs_at_equal_texts():
+    (found,) = dose.warnings({"a": given(40, tokens=4000), "b": given(tokens=1000)})
+    assert "arm a is given 4,000 tokens in all, arm b 1,000, 4 times" in found
+    assert "(40 facts against 10)" in found and "partly one of dose" in found
+
+
+def test_the_ratio_of_doses_of_arms_met_differently_often():
+    report = {"often": given(), "other": given(), "once": given(encounters=1, tokens=100)}
+    (found,) = dose.warnings(report)
+    assert "often 10 times (1,000 tokens in all)" in found and "once 1 time (100" in found
+    assert "the largest dose is 10.0 times the smallest" in found
+    # Of arms met as often, the difference is said as well.
+    report["other"] = given(tokens=1500)
+    text, total, ratio = dose.warnings(report)
+    assert "a text of arm other" in text and "15.0 times the smallest" in ratio
+    assert "arm other is given 1,500 tokens in all, arm often 1,000, 1.5 times" in total
 
 
 def test_file_with_too_few_facts(tmp_path):
