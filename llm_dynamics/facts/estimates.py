@@ -3,6 +3,7 @@
 Axes as in `cells`; R replicates of the facts.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,12 @@ from llm_dynamics.facts import cells, measures
 from llm_dynamics.facts.cells import CONTROL, Cell, Table
 from llm_dynamics.facts.common_lag import common_lag
 from llm_dynamics.facts.fits import line_coefficients
-from llm_dynamics.facts.statistics import Estimate, mean_over_probes, replicate_weights
+from llm_dynamics.facts.statistics import (
+    Estimate,
+    facts_alone,
+    mean_over_probes,
+    replicate_weights,
+)
 
 OUTLIERS = 1.5  # interquartile factor of the paper (Sec. 3)
 
@@ -30,6 +36,11 @@ class Study:
       window: steps after an encounter in which its maximum is sought.
       lag: steps after an encounter at which gains less control are taken; see `common_lag`.
       weights: arm -> R x K.
+      runs: how many the table is of.
+      seeds: independent units of runs that were resampled with the facts; 1 = facts alone.
+      centred: the table less what each fact has on average over all runs, where every fact takes
+        every arm: differences between arms are the same, and what facts differ in, said or not,
+        is gone from the replicates that draw runs as well; None = the table itself.
     """
 
     table: Table
@@ -39,6 +50,31 @@ class Study:
     window: int
     lag: int
     weights: Mapping[str, np.ndarray]
+    runs: int = 1
+    seeds: int = 1
+    centred: Table | None = None
+
+    def for_contrasts(self) -> "Study":
+        """The study for measures that are linear in the scores, to be subtracted between arms."""
+        if self.centred is None:
+            return self
+        return dataclasses.replace(self, table=self.centred, centred=None)
+
+    def over_facts_alone(self) -> "Study":
+        """The study with those replicates alone that keep all runs."""
+        if self.seeds == 1:
+            return self
+        alone = facts_alone(len(next(iter(self.weights.values()))) - 1)
+        kept = {
+            arm: np.concatenate([drawn_RxK[:1], drawn_RxK[len(drawn_RxK) - alone :]])
+            for arm, drawn_RxK in self.weights.items()
+        }
+        return dataclasses.replace(self, weights=kept, seeds=1)
+
+    def facts_of(self, arm: str) -> frozenset[str]:
+        """The names of an arm's facts."""
+        labels = self.table.labels
+        return frozenset(labels["fact"][labels["arm"] == arm].tolist())
 
     def cell(self, arm: str, depth: str, schedule_of: str | None = None) -> Cell | None:
         """The cell of an arm, seen on its own encounters or those of another arm's facts.
@@ -61,7 +97,10 @@ class Study:
 
     def mean(self, cell: Cell, values_TxP: np.ndarray, kept_TxP=None) -> Estimate:
         """Mean over the probes of a cell, facts resampled."""
-        return mean_over_probes(values_TxP, cell.fact_P, cell.arm, self.weights[cell.arm], kept_TxP)
+        weights_RxK = self.weights[cell.arm]
+        return mean_over_probes(
+            values_TxP, cell.fact_P, cell.arm, weights_RxK, kept_TxP, self.seeds
+        )
 
 
 def open_study(log, schedule, window: int, seed: int, resamples: int) -> Study:
