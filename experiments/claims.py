@@ -1,10 +1,16 @@
 """The claims about facts, tested side by side: sizes, stages, intervals, doses, batches, rates.
 
-    launch/local claims                   preset desk: thirty runs, an hour or more on two cores
+    launch/local claims                   preset desk: about an hour on two cores
     launch/local claims --preset=smoke    the same questions on tiny runs, to see that it works
 
-Every setting is run several times, with other seeds and the arms turned, so that a fact is compared
-with itself where it is never said (`facts.crossed`). Each run is a facts run in WORKDIR/runs/NAME
+Every setting is run in pairs, with other seeds and the arms turned by half a turn. Duplication and
+control stand half a turn apart, so they exchange their facts: a fact said in the same words is
+compared with itself in a run that never says it (`facts.crossed`). Of other arms that is true where
+all turns are run, as in the base; with one pair of runs they are compared with other facts, and
+every row says which. The learning rate is constant after its warm-up, so that what is said later or
+more rarely is not said at a lower rate.
+
+Each run is a facts run in WORKDIR/runs/NAME
 and can be opened as one. One that is cut short is resumed by the same command; a complete one is
 not repeated.
 """
@@ -12,7 +18,7 @@ not repeated.
 import dataclasses
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from experiments import cli, facts, facts_presets
@@ -30,7 +36,7 @@ from llm_dynamics.optim.optimizer import OptimConfig
 from llm_dynamics.optim.schedules import ScheduleConfig
 from llm_dynamics.probe.cadence import ProbeConfig
 from llm_dynamics.probe.log import open_log
-from llm_dynamics.report.claims_report import ClaimsStudy, markdown, write_report
+from llm_dynamics.report.claims_report import ArmDose, ClaimsStudy, markdown, write_report
 from llm_dynamics.spec import nearest
 from llm_dynamics.train.config import CheckpointConfig, TrainConfig
 from llm_dynamics.train.run_folder import RunFolder
@@ -41,7 +47,7 @@ SAME = "duplication"
 
 
 FACTORS = (  # runs of the smallest size that change one thing
-    "constant-rate",
+    "cosine-rate",
     "rate-third",
     "rate-triple",
     "decay-none",
@@ -49,6 +55,7 @@ FACTORS = (  # runs of the smallest size that change one thing
     "batch-half",
     "batch-half-rate-root-half",
     "batch-half-facts-half",
+    "batch-half-tokens",
     "corpus-duplicated",
     "corpus-deduplicated",
     "optimizer-keep",
@@ -56,7 +63,8 @@ FACTORS = (  # runs of the smallest size that change one thing
 )
 
 
-APART = ("batch-half-facts-half",)  # has other facts, so it is set beside the others
+UNPAIRED = ("batch-half-facts-half",)  # have other facts than the runs they are compared with
+TWICE = ("batch-half-tokens",)  # as many tokens in twice the steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +75,7 @@ class Spec:
     sizes: tuple[str, ...]  # named models, smallest first
     factors: tuple[str, ...] = FACTORS  # which of them to run
     base_pairs: int = 4  # pairs of runs of the base, arms turned by half a turn within each
-    other_pairs: int = 1  # the same of every other size and factor
+    other_pairs: int = 1  # the same of every other size and factor; three or more are resampled
     share_after: int = 100  # steps after the last maximum at which the share left is compared
     resamples: int = 1000  # of the facts
 
@@ -92,6 +100,30 @@ class Spec:
         for name in self.factors:
             if name not in FACTORS:
                 raise UserError(f"unknown run {name!r} in factors; {nearest(name, FACTORS)}")
+        self._check_times()
+
+    def _check_times(self):
+        """Refuses encounters of which the questions cannot be asked."""
+        config, asked = self.base.facts, roles(self.base.facts)
+        times = timetable.schedule(config)
+        for arm in asked["intervals"]:
+            if len(times[arm]) < 2:
+                raise UserError(
+                    f"expected two encounters or more at equal intervals for arm {arm}, whose "
+                    f"interval is a question, got {len(times[arm]) or 'times drawn fact by fact'}; "
+                    "raise its encounters, or give it a name that does not begin with `every`"
+                )
+        last = max(times[arm][-1] for role in (SAME, "paraphrase") for arm in asked[role])
+        end = last + timetable.resolve_window(config, self.base.optim.b1)
+        most = self.base.train.steps - end
+        if not 1 <= self.share_after <= most or most < claims.SOON:
+            wanted = max(self.share_after, claims.SOON)
+            raise UserError(
+                f"expected share_after from 1 to {most}, the steps of base.train.steps after step "
+                f"{end}, where the last window of {SAME} and paraphrases ends, and {claims.SOON} "
+                f"of them at least, got {self.share_after}; set base.train.steps to {end + wanted} "
+                "or more"
+            )
 
     def turns(self, pairs: int) -> tuple[int, ...]:
         """The rotations of so many pairs of runs, the two of a pair next to each other."""
@@ -102,18 +134,17 @@ class Spec:
 def smoke() -> Spec:
     """A minute or two on two cores: most questions asked, nothing shown."""
     base = _base(steps=110, num_facts=24, rows=16, start=10, apart=(4, 8, 12))
-    return Spec(base, ("pocket-0.1m",), ("constant-rate", *FACTORS[-2:]), base_pairs=1)
+    factors = ("cosine-rate", "optimizer-keep", "optimizer-reset")
+    return Spec(base, ("pocket-0.1m",), factors, base_pairs=1, share_after=30)
 
 
 def desk() -> Spec:
-    """An hour or more on two cores: three sizes of up to 3M parameters, thirty runs.
+    """About an hour on two cores with nothing else to do: three sizes of up to 3M parameters.
 
-    Left out: a third of the rate, no weight decay, and a corpus without near-duplicates (the texts
-    read here have hardly any).
+    Left out: a corpus without near-duplicates (the texts read here have hardly any).
     """
-    base = _base(steps=330, num_facts=96, rows=32, start=60, apart=(10, 20, 40))
-    left_out = {"rate-third", "decay-none", "corpus-deduplicated"}
-    factors = tuple(name for name in FACTORS if name not in left_out)
+    base = _base(steps=300, num_facts=96, rows=32, start=50, apart=(10, 20, 40))
+    factors = tuple(name for name in FACTORS if name != "corpus-deduplicated")
     return Spec(base, ("pocket-0.3m", "pocket-1m", "pocket-3m"), factors)
 
 
@@ -128,7 +159,7 @@ def _base(steps: int, num_facts: int, rows: int, start: int, apart) -> facts_pre
         data=DataConfig(
             ("wiki_leads@0.7", "wordnet_glosses@0.3"), "bpe:2048", length=128, batch_size=rows
         ),
-        optim=OptimConfig(ScheduleConfig("cosine", 3e-3, warmup=start // 2)),
+        optim=OptimConfig(ScheduleConfig("constant", 3e-3, warmup=start // 2)),
         train=TrainConfig(steps, validate_every=0, checkpoint=CheckpointConfig(steps=(start - 2,))),
         probe=ProbeConfig(),
         facts=FactsConfig(
@@ -170,8 +201,7 @@ def settings(spec: Spec, workdir: Path) -> dict[str, dict[str, facts_presets.Spe
         schedule = replace(run.optim.schedule, peak=run.optim.schedule.peak * factor)
         return replace(run, optim=replace(run.optim, schedule=schedule))
 
-    constant = replace(small.optim.schedule, kind="constant")
-    found["constant-rate"] = optim(schedule=constant)
+    found["cosine-rate"] = optim(schedule=replace(small.optim.schedule, kind="cosine"))
     found["rate-third"] = rate(1 / 3)
     found["rate-triple"] = rate(3.0)
     found["decay-none"] = optim(weight_decay=0.0)
@@ -187,6 +217,13 @@ def settings(spec: Spec, workdir: Path) -> dict[str, dict[str, facts_presets.Spe
     if half_of >= 2 * len(small.facts.names):
         fewer = replace(small.facts, num_facts=half_of)
         found["batch-half-facts-half"] = replace(half, facts=fewer)
+    schedule = replace(small.optim.schedule, warmup=2 * small.optim.schedule.warmup)
+    found["batch-half-tokens"] = replace(
+        half,
+        optim=replace(small.optim, schedule=schedule),
+        train=replace(small.train, steps=2 * small.train.steps),
+        facts=_retimed(small.facts, start=lambda step: 2 * step, interval=lambda gap: 2 * gap),
+    )
     start = small.train.checkpoint.steps[0]
     for policy in ("keep", "reset"):
         train = replace(
@@ -195,7 +232,7 @@ def settings(spec: Spec, workdir: Path) -> dict[str, dict[str, facts_presets.Spe
             checkpoint=CheckpointConfig(),
             start=replace(small.train.start, run=first, step=start, optimizer=policy),
         )
-        shifted = replace(small.facts, start=small.facts.start - start, arms=_shift(small, start))
+        shifted = _retimed(small.facts, start=lambda step: step - start)
         found[f"optimizer-{policy}"] = replace(small, train=train, facts=shifted)
     unasked = set(FACTORS) - set(spec.factors)
     return {
@@ -227,17 +264,21 @@ def _turned(run: facts_presets.Spec, turn: int, workdir: Path) -> facts_presets.
     )
 
 
-def _shift(run: facts_presets.Spec, steps: int) -> tuple[str, ...]:
-    """The arms with every start of their own so many steps earlier."""
-    arms = []
-    for entry in run.facts.arms:
-        parts = entry.split("/")
-        moved = [
-            f"start={int(part[6:]) - steps}" if part.startswith("start=") else part
-            for part in parts
-        ]
-        arms.append("/".join(moved))
-    return tuple(arms)
+def _retimed(config: FactsConfig, **changes: Callable[[int], int]) -> FactsConfig:
+    """The facts at other times.
+
+    Args:
+      config: of the facts.
+      **changes: `start` and `interval`, what becomes of them in the config and its arms.
+    """
+
+    def changed(setting: str) -> str:
+        key, _, value = setting.partition("=")
+        return f"{key}={changes[key](int(value))}" if key in changes else setting
+
+    arms = tuple("/".join(map(changed, entry.split("/"))) for entry in config.arms)
+    own = {key: change(getattr(config, key)) for key, change in changes.items()}
+    return dataclasses.replace(config, arms=arms, **own)
 
 
 def roles(facts_config: FactsConfig) -> dict[str, tuple[str, ...]]:
@@ -264,10 +305,11 @@ def run(spec: Spec, workdir: Path, command: str) -> Path:
     folder.claim(spec, {"fingerprint": specs.fingerprint(sorted(names)), "command": command})
     _refuse_early(planned, folder.path)
     studies: dict[str, list[Study]] = {}
+    doses: dict[str, list[dict[str, ArmDose]]] = {}
     for setting, runs in planned.items():
         for name, run_spec in runs.items():
             _log.info("run %d of %d: %s", names.index(name) + 1, len(names), name)
-            done, _ = facts.learn(run_spec, folder.path / "runs" / name, command)
+            done, ready = facts.learn(run_spec, folder.path / "runs" / name, command)
             study = open_study(
                 open_log(done.probes),
                 timetable.schedule(run_spec.facts),
@@ -276,11 +318,22 @@ def run(spec: Spec, workdir: Path, command: str) -> Path:
                 spec.resamples,
             )
             studies.setdefault(setting, []).append(study)
+            doses.setdefault(setting, []).append(_doses(ready))
     rows = ask(spec, studies)
     files.write_json(folder.results, rows)
-    study = page(spec, planned, studies, rows, command)
+    study = page(spec, planned, studies, doses, rows, command)
     files.write_text(folder.path / "results.md", markdown(study))
     return write_report(folder.path, study)
+
+
+def _doses(ready: facts.Prepared) -> dict[str, ArmDose]:
+    """What each injected arm is given in a run."""
+    read = ready.parts.spec.train.steps * ready.plan.tokens_per_step
+    return {
+        arm: ArmDose(given.facts, given.encounters, given.tokens, given.tokens / read)
+        for arm, given in facts.doses(ready).items()
+        if given.insertions
+    }
 
 
 def _refuse_early(planned: Mapping[str, Mapping[str, facts_presets.Spec]], path: Path) -> None:
@@ -307,39 +360,44 @@ def ask(spec: Spec, studies: Mapping[str, Sequence[Study]]) -> list[claims.Row]:
     """
     rows, asked = [], roles(spec.base.facts)
     sizes = [f"size-{name}" for name in spec.sizes]
-    crossed = {name: cross(runs) for name, runs in studies.items()}
-    # What is compared between settings was measured in runs of the same turns and seeds.
-    alike = {name: cross(runs[: 2 * spec.other_pairs]) for name, runs in studies.items()}
-    for name in [name for name in studies if name in sizes or name == "constant-rate"]:
-        rows += claims.within_run(crossed[name], name, asked, spec.base.optim.b1)
+    beta1, after = spec.base.optim.b1, spec.share_after
+    for name in [name for name in studies if name in sizes or name == "cosine-rate"]:
+        rows += claims.within_run(cross_pairs(studies[name]), name, asked, beta1, after)
     pairs = [(large, small) for small, large in itertools.pairwise(sizes)]
     for name in studies:
         other = {"optimizer-reset": "optimizer-keep"}.get(name, sizes[0])
-        if name in (*sizes, *APART, "optimizer-keep") or other not in studies:
-            continue
-        pairs.append((name, other))
+        if name not in (*sizes, "optimizer-keep") and other in studies:
+            pairs.append((name, other))
     for name, other in pairs:
+        # What is compared was measured in runs of the same turns and seeds.
+        runs = min(len(studies[name]), len(studies[other]))
         rows += claims.between_runs(
-            alike[name],
-            alike[other],
+            cross_pairs(studies[name][:runs]),
+            cross_pairs(studies[other][:runs]),
             f"{name}-minus-{other}",
             SAME,
             f"in {name} less in {other}",
-            spec.share_after,
+            2 * after if name in TWICE else after,
+            after,
+            paired=name not in UNPAIRED,
         )
-    for name in [name for name in studies if name in APART]:
-        rows += claims.within_run(crossed[name], name, asked, spec.base.optim.b1)
     base = studies[sizes[0]]
     again = [cross(base[i : i + 2]) for i in range(0, len(base), 2)]
-    for depth in crossed[sizes[0]].depths:
+    for depth in again[0].depths:
         rows += claims.seeds(again, SAME, depth)
     return rows
+
+
+def cross_pairs(runs: Sequence[Study]) -> Study:
+    """Runs crossed, the two of every pair a unit."""
+    return cross(runs, units=[i // 2 for i in range(len(runs))])
 
 
 def page(
     spec: Spec,
     planned: Mapping[str, Mapping[str, facts_presets.Spec]],
     studies: Mapping[str, Sequence[Study]],
+    doses: Mapping[str, Sequence[Mapping[str, ArmDose]]],
     rows: Sequence[claims.Row],
     command: str,
 ) -> ClaimsStudy:
@@ -353,7 +411,7 @@ def page(
         rows=rows,
         changes=changes(planned),
         num_runs=sum(map(len, planned.values())),
-        studies={name: cross(studies[name]) for name in models},
+        studies={name: cross_pairs(studies[name]) for name in models},
         sizes={name: size.num_params(model) for name, model in models.items()},
         intervals=roles(spec.base.facts)["intervals"],
         same=SAME,
@@ -361,6 +419,10 @@ def page(
             name: 1 / (optim.schedule.peak * optim.weight_decay)
             for name, optim in optims.items()
             if optim.weight_decay
+        },
+        doses={
+            name: {arm: ArmDose.mean([run[arm] for run in runs]) for arm in runs[0]}
+            for name, runs in doses.items()
         },
         command=command,
     )

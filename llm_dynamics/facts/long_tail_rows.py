@@ -2,8 +2,9 @@
 
 The law is fitted to other arms and never sees these facts. It foretells the gain of each at the
 end of the run from the times at which that fact was met. What never-injected facts gain over the
-same steps is subtracted fact by fact, since rare facts are met first at another time than frequent
-ones. Measured and foretold share the replicates of the control.
+same steps is subtracted fact by fact: rare facts are met first at another time than frequent ones,
+and what all probes gain in between would pass for an effect of frequency. Measured and foretold
+share the replicates of the control.
 
 Axes: R replicates, K facts of the arm, C facts of the control.
 """
@@ -56,7 +57,7 @@ def long_tail_rows(
         calibration-slope, covered.
       beta1: of Adam's first moment.
       seed: of the spread of single facts.
-      resamples: replicates used, of those of the study.
+      resamples: replicates used, of those of the study in which facts alone are resampled.
 
     Returns:
       Rows whose values are None where they do not exist; `note` says why.
@@ -64,6 +65,7 @@ def long_tail_rows(
     Raises:
       UserError: arms that a law cannot be fitted to; see `kernel_fit.fit`.
     """
+    study = study.over_facts_alone()
     weights = {name: drawn_RxK[: resamples + 1] for name, drawn_RxK in study.weights.items()}
     kernel = _law(study, depth, others, beta1, weights)
     (tail,), control_SxC = observe_table(study.table, study.times(arm), depth, [arm])
@@ -85,7 +87,9 @@ def long_tail_rows(
     )
     on = "on log2 of a fact's number of encounters"
     return [
-        make_row(f"{prefix}/measured", slopes[0], _SLOPE, f"slope of the {what} {on}"),
+        note_not_shown(
+            make_row(f"{prefix}/measured", slopes[0], _SLOPE, f"slope of the {what} {on}")
+        ),
         make_row(
             f"{prefix}/predicted", slopes[1], _SLOPE, f"slope {on} of the {what}, by {law}", note
         ),

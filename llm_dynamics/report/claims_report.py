@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from llm_dynamics.facts.claims import null_of
 from llm_dynamics.facts.estimates import Study
@@ -16,9 +16,14 @@ from llm_dynamics.results import verdict
 QUESTION = (
     "Published claims about how language models take up facts, each asked of runs in which "
     "everything but one thing is the same, and answered with an interval. Facts take turns in the "
-    "arms from run to run, so that what a fact gains where it is said is compared with what the "
-    "same fact gains where it never is, in a run that says others like it. Intervals are over "
-    "facts, each with all its runs. An answer whose interval includes the value of no effect is "
+    "arms from run to run. Duplication and the control exchange their facts within every pair of "
+    "runs, so what a fact gains where it is said in the same words is compared with what the same "
+    "fact gains where it never is, in a run that says others like it. Of the other arms that is "
+    "true in settings that run all turns; with one pair of runs they are compared with other "
+    "facts, and the note of a number says so.\n\n"
+    "Intervals are over facts, each with all its runs, and where a setting has three pairs of runs "
+    "or more, over pairs as well. With one pair how runs vary is not in the interval: it holds for "
+    "other facts in those two runs. An answer whose interval includes the value of no effect is "
     "reported as not shown."
 )
 
@@ -61,11 +66,25 @@ CLAIMS: tuple[tuple[str, str, float, str, str], ...] = (
     ),
     ("Later in pretraining an encounter adds more", r"/late-minus-early/", 0.0, "more", "less"),
     (
-        "Duplication gains more than paraphrases at the same dose",
+        "Duplication gains more than paraphrases at the same number of encounters",
         r"^size-[^/]+/[^/]+/duplication-minus-paraphrase6/gain$",
         0.0,
         "as published",
         "reversed",
+    ),
+    (
+        "Duplicates are forgotten faster than paraphrases: nats lost after the last maximum",
+        r"^size-[^/]+/[^/]+/duplication-minus-paraphrase6/lost-after-\d+$",
+        0.0,
+        "as published",
+        "reversed",
+    ),
+    (
+        "Duplicates are forgotten faster than paraphrases: share of the gain kept",
+        r"^size-[^/]+/[^/]+/duplication-minus-paraphrase6/share-after-\d+$",
+        0.0,
+        "reversed",
+        "as published",
     ),
     (
         "What encounters add builds up",
@@ -74,7 +93,20 @@ CLAIMS: tuple[tuple[str, str, float, str, str], ...] = (
         "builds up",
         "is lost in between",
     ),
-    ("Frequent facts end higher", r"^size-[^/]+/[^/]+/long-tail$", 0.0, "as expected", "reversed"),
+    (
+        "An interval lies on one side of the threshold that the line of forgetting foretells",
+        r"^size-[^/]+/[^/]+/threshold/(?!predicted$)",
+        0.0,
+        "too rare to build up",
+        "often enough",
+    ),
+    (
+        "Frequent facts end higher",
+        r"^size-[^/]+/[^/]+/long-tail/measured$",
+        0.0,
+        "as expected",
+        "reversed",
+    ),
     (
         "The long tail departs from what the law of forgetting of the other arms foretells",
         r"^size-[^/]+/[^/]+/long-tail/measured-minus-predicted$",
@@ -84,12 +116,33 @@ CLAIMS: tuple[tuple[str, str, float, str, str], ...] = (
     ),
     ("Half of the batch", r"^batch-half[^/]*-minus-", 0.0, "more", "less"),
     ("Learning rate", r"^rate-[^/]+-minus-", 0.0, "more", "less"),
-    ("Constant learning rate", r"^constant-rate-minus-", 0.0, "more", "less"),
+    ("Cosine instead of a constant rate", r"^cosine-rate-minus-", 0.0, "more", "less"),
     ("Weight decay", r"^decay-[^/]+-minus-", 0.0, "more", "less"),
     ("Half of the text from a hundredth of it", r"^corpus-duplicated-minus-", 0.0, "more", "less"),
     ("No near-duplicates in the corpus", r"^corpus-deduplicated-minus-", 0.0, "more", "less"),
     ("Optimizer state reset against kept", r"^optimizer-[^/]+-minus-", 0.0, "more", "less"),
 )
+
+
+class ArmDose(NamedTuple):
+    """What the facts of an arm are given in a run.
+
+    Attributes:
+      facts: of the arm.
+      encounters: of one fact, on average.
+      tokens: of all texts with their ends.
+      share: of all tokens that the run reads.
+    """
+
+    facts: float
+    encounters: float
+    tokens: float
+    share: float
+
+    @classmethod
+    def mean(cls, doses: Sequence["ArmDose"]) -> "ArmDose":
+        """Over several runs."""
+        return cls(*(sum(values) / len(doses) for values in zip(*doses, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -105,6 +158,7 @@ class ClaimsStudy:
       intervals: arms that differ in the interval alone, shortest first.
       same: the arm of the contrasts between settings.
       horizons: setting -> weight-decay horizon 1 / (peak learning rate x weight decay), steps.
+      doses: setting -> injected arm -> what it is given in a run, on average over the runs.
       command: that made it.
     """
 
@@ -116,6 +170,7 @@ class ClaimsStudy:
     intervals: Sequence[str]
     same: str
     horizons: Mapping[str, float]
+    doses: Mapping[str, Mapping[str, ArmDose]]
     command: str
 
 
@@ -135,7 +190,7 @@ def compose(study: ClaimsStudy) -> Page:
             Section("How much of the raw gain is the fact", (claims_figures.gains(study),)),
             Section("Does it build up?", (Text(_THRESHOLD), claims_figures.levels(study))),
             Section("The numbers", tuple(_folds(study.rows))),
-            Section("What was run", (_runs(study),)),
+            Section("What was run", (_runs(study), _doses(study))),
             Section("How to run it again", (Code(study.command),)),
         ),
     )
@@ -145,7 +200,9 @@ _THRESHOLD = (
     "The learnability threshold says that a fact met more rarely than some interval never builds "
     "up. Instead of extrapolating a forgetting curve to zero, the interval itself was varied at "
     "equal numbers of encounters, and the level just before each encounter was measured: where it "
-    "rises from one encounter to the next, what was learned outlasts the interval."
+    "rises from one encounter to the next, what was learned outlasts the interval. The rows "
+    "`threshold/...` say where the line of forgetting would have put the threshold, and on which "
+    'side of it each interval lies; "unbounded" where the line may never reach zero.'
 )
 
 
@@ -194,11 +251,34 @@ def _runs(study: ClaimsStudy) -> Table:
         for name, how in study.changes.items()
     )
     columns = ("setting", f"runs; differs from {first} in", "weight-decay horizon, steps")
-    return Table("The runs; each lies in its own folder under runs/", columns, rows, columns[2:])
+    caption = (
+        "The runs; each lies in its own folder under runs/. Horizon: 1 / (peak learning rate x "
+        "weight decay), the steps in which decay alone takes a weight to 1/e"
+    )
+    return Table(caption, columns, rows, columns[2:])
+
+
+def _doses(study: ClaimsStudy) -> Table:
+    arms = list(dict.fromkeys(arm for given in study.doses.values() for arm in given))
+    rows = []
+    for name, given in study.doses.items():
+        cells = [
+            f"{number(dose.facts)} x {number(dose.encounters, 2)}, {number(round(dose.tokens))} "
+            f"({100 * dose.share:.2g} %)"
+            if (dose := given.get(arm))
+            else "–"
+            for arm in arms
+        ]
+        rows.append((name, *cells))
+    caption = (
+        "Dose of each arm in one run, on average over the runs of the setting: facts x encounters "
+        "of one, tokens of all (share of the tokens that the run reads)"
+    )
+    return Table(caption, ("setting", *arms), tuple(rows), tuple(arms))
 
 
 def markdown(study: ClaimsStudy) -> str:
-    """The table with intervals as Markdown, to be kept."""
+    """The numbers with intervals, the runs and their doses as Markdown, to be kept."""
     lines = [f"`{study.command}`", "", "| result | value | 95 % interval | unit | n | shown |"]
     lines.append("|---|---:|---|---|---:|---|")
     for row in study.rows:
@@ -206,4 +286,9 @@ def markdown(study: ClaimsStudy) -> str:
         shown = verdict(dict(row), null_of(row["name"]))
         cells = (row["name"], value, interval or "–", row["unit"], row["n"], shown)
         lines.append(f"| {' | '.join(map(str, cells))} |")
+    for table in (_runs(study), _doses(study)):
+        lines += ["", f"{table.caption}.", "", f"| {' | '.join(table.columns)} |"]
+        marks = ("---:" if column in table.numeric else "---" for column in table.columns)
+        lines.append(f"|{'|'.join(marks)}|")
+        lines += [f"| {' | '.join(map(str, cells))} |" for cells in table.rows]
     return "\n".join(lines) + "\n"

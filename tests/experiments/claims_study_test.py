@@ -23,7 +23,7 @@ def _planned(spec, folder):
 
 def test_every_setting_changes_what_its_name_says(tmp_path):
     planned = _planned(dataclasses.replace(claims.desk(), factors=claims.FACTORS), tmp_path)
-    assert len(planned) == 15 and set(claims.FACTORS) < set(planned)
+    assert len(planned) == 16 and set(claims.FACTORS) < set(planned)
     first = {name: next(iter(runs.values())) for name, runs in planned.items()}
     head = specs.to_json(first["size-pocket-0.3m"])
     changed = {
@@ -33,11 +33,12 @@ def test_every_setting_changes_what_its_name_says(tmp_path):
     assert changed["size-pocket-0.3m"] == set()
     assert all(key.startswith("model.") for key in changed["size-pocket-3m"])
     assert changed["rate-triple"] == {"optim.schedule.peak"}
-    assert changed["constant-rate"] == {"optim.schedule.kind"}
+    assert changed["cosine-rate"] == {"optim.schedule.kind"}
     assert changed["decay-none"] == {"optim.weight_decay"}
     assert changed["corpus-duplicated"] == {"data.copies", "data.copied_share"}
     assert changed["corpus-deduplicated"] == {"data.near_duplicates"}
     assert changed["batch-half"] == {"data.batch_size"}
+    assert head["optim"]["schedule"]["kind"] == "constant"
     keep, reset = first["optimizer-keep"], first["optimizer-reset"]
     assert dataclasses.replace(keep, train=reset.train) == reset
     assert (keep.train.start.optimizer, reset.train.start.optimizer) == ("keep", "reset")
@@ -76,6 +77,26 @@ def test_half_a_turn_exchanges_duplication_and_control(tmp_path):
         }
 
 
+def test_half_of_the_batch_at_as_many_tokens_between_encounters(tmp_path):
+    planned = _planned(claims.desk(), tmp_path)
+    whole, twice = (
+        next(iter(planned[name].values())) for name in ("size-pocket-0.3m", "batch-half-tokens")
+    )
+    assert twice.train.steps * twice.data.batch_size == whole.train.steps * whole.data.batch_size
+    assert twice.optim.schedule.warmup == 2 * whole.optim.schedule.warmup
+    assert twice.optim.schedule.peak == whole.optim.schedule.peak
+    times = [timetable.schedule(run.facts) for run in (whole, twice)]
+    assert {arm: tuple(2 * t for t in met) for arm, met in times[0].items()} == times[1]
+    (zipf,) = [arm for arm in twice.facts.treatments if arm.name == "zipf"]
+    assert (zipf.interval, zipf.start, zipf.encounters) == (40, 100, 12)
+
+
+def test_the_desk_asks_all_but_one_factor():
+    desk = claims.desk()
+    assert set(claims.FACTORS) - set(desk.factors) == {"corpus-deduplicated"}
+    assert {name for name in claims.FACTORS if name.startswith("batch-")} < set(desk.factors)
+
+
 def test_roles_are_found_by_name():
     asked = claims.roles(claims.desk().base.facts)
     assert asked["intervals"] == ("every10", "duplication", "every40")
@@ -90,6 +111,17 @@ def test_roles_are_found_by_name():
         ({"other_pairs": "2"}, "1 <= other_pairs <= base_pairs <= 4"),
         ({"base.facts.arms": "control,once,duplication"}, "half the arms after duplication"),
         ({"base.facts.arms": "once"}, "expected arms duplication and control"),
+        ({"share_after": "60"}, r"share_after from 1 to 55.*step 55.*base.train.steps to 115"),
+        ({"share_after": "0"}, "share_after from 1 to"),
+        (
+            {"base.facts.arms": "duplication,every9:same/encounters=1,control,once"},
+            "two encounters or more at equal intervals for arm every9.*got 1; raise",
+        ),
+        (
+            {"base.facts.arms": "duplication,every9:same/spacing=random,control,once"},
+            "arm every9.*times drawn fact by fact",
+        ),
+        ({"base.facts.encounters": "1"}, "for arm duplication.*got 1"),
     ],
 )
 def test_bad_settings(changes, message):
@@ -126,10 +158,19 @@ def test_a_pair_of_runs_ends_with_results_and_a_report(tmp_path):
     rows = {row["name"]: row for row in json.loads((folder / "results.json").read_text())}
     gain = rows["size-pocket-0.1m/memorization/gain"]
     assert gain["n"] == 6 and gain["low"] <= gain["value"] <= gain["high"]
-    assert "size-pocket-0.1m/memorization/accumulation/every4" in rows
+    assert "two runs: how runs vary is not in the interval" in gain["note"]
+    assert "arms of different facts" not in gain["note"]  # exchanged with the control
+    apart = rows["size-pocket-0.1m/memorization/accumulation/every4"]
+    assert "arms of different facts" in apart["note"]
+    assert "size-pocket-0.1m/memorization/threshold/every4" in rows
+    assert "size-pocket-0.1m/memorization/share-after-5/paraphrase6" in rows
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "What encounters add builds up" in page and "<svg" in page
-    assert "| size-pocket-0.1m/memorization/inflation |" in (folder / "results.md").read_text()
+    kept = (folder / "results.md").read_text()
+    assert "| size-pocket-0.1m/memorization/inflation |" in kept
+    assert "| size-pocket-0.1m | 2 runs: the reference | 3,333 |" in kept
+    dose = next(line for line in kept.splitlines() if line.startswith("| size-pocket-0.1m | 3 x 6"))
+    assert dose.count("%") == 7  # every arm but the control
 
     # The same two runs under another name differ from themselves by nothing.
     spec = specs.override(claims.smoke(), {"resamples": "50", "share_after": "5"})
@@ -143,8 +184,8 @@ def test_a_pair_of_runs_ends_with_results_and_a_report(tmp_path):
         )
         for name, run in claims.settings(spec, folder)["size-pocket-0.1m"].items()
     ]
-    rows = claims.ask(spec, {"size-pocket-0.1m": studies, "constant-rate": studies})
-    apart = [row for row in rows if row["name"].startswith("constant-rate-minus-")]
+    rows = claims.ask(spec, {"size-pocket-0.1m": studies, "cosine-rate": studies})
+    apart = [row for row in rows if row["name"].startswith("cosine-rate-minus-")]
     assert len(apart) == 9 and all(row["value"] == row["low"] == row["high"] == 0 for row in apart)
 
 
