@@ -158,7 +158,8 @@ def definitions(window: int) -> tuple[tuple[str, str], ...]:
             "Effectivity",
             "l at the lag after an encounter less l just before that encounter, averaged over "
             "probes and encounters. As published: at the probe's own maximum (Eq. 2), where noise "
-            "alone makes it positive.",
+            "alone makes it positive; how much of it, the control at its own maxima says "
+            "(published_control).",
         ),
         (
             "Control-subtracted (minus control)",

@@ -72,6 +72,11 @@ def test_null_control_has_positive_raw_and_no_subtracted_effectivity():
     for arm in ("duplication", "paraphrase", "once"):
         at = f"{arm}/memorization/effectivity/"
         assert rows[at + "published"]["low"] > 0.4  # the maximum over noise
+        null, less = rows[at + "published_control"], rows[at + "published_subtracted"]
+        assert null["low"] > 0.4 and "noise alone" in null["definition"]
+        assert less["low"] < 0.05 and abs(less["value"]) < 0.1
+        for row in (null, less):
+            assert "docs/statistics.md" in row["note"] and "values kept" in row["note"]
         for form in ("raw", "control", "subtracted"):
             found = rows[at + form]
             assert abs(found["value"]) < 0.15 and found["low"] < 0.05, (at, form)
@@ -84,6 +89,26 @@ def test_null_control_has_positive_raw_and_no_subtracted_effectivity():
     assert unclear
     for cell in unclear:
         assert "means little" in rows[f"{cell}/retainability/subtracted/10"]["note"]
+
+
+def test_published_effectivity_of_the_control_by_hand(noisy):
+    """The maximum of each probe, from the log by loops; each arm's outliers by themselves."""
+    rows, log = noisy
+    means = {}
+    for arm in ("duplication", "control"):
+        cell = ((log["arm"] == arm) & (log["depth"] == "semantic")).values
+        loglik_SxP = log["score"].sel(measure="logprob_mean").values[:, cell].astype(float)
+        gains = np.array(
+            [loglik_SxP[t + 1 : t + WINDOW + 1].max(axis=0) - loglik_SxP[t] for t in TIMES]
+        )
+        low, high = np.percentile(gains, [25, 75])
+        means[arm] = gains[abs(gains - (low + high) / 2) <= 2 * (high - low)].mean()
+    at = "duplication/semantic/effectivity/published"
+    assert rows[at]["value"] == pytest.approx(means["duplication"])
+    assert rows[at + "_control"]["value"] == pytest.approx(means["control"])
+    less = means["duplication"] - means["control"]
+    assert rows[at + "_subtracted"]["value"] == pytest.approx(less)
+    assert rows[at + "_subtracted"]["low"] < less < rows[at + "_subtracted"]["high"]
 
 
 def test_retainability_by_hand(noisy):
@@ -176,6 +201,9 @@ def test_without_control_and_with_one_fact():
     rows = by_name(results.compute(log, schedule, WINDOW, resamples=20))
     missing = rows["once/memorization/gain_at_end/subtracted"]
     assert missing["value"] is None and "no never-injected control" in missing["note"]
+    for form in ("published_control", "published_subtracted"):
+        missing = rows[f"once/memorization/effectivity/{form}"]
+        assert missing["value"] is None and "no never-injected control" in missing["note"]
     single = rows["once/memorization/gain_at_end/raw"]
     assert single["value"] is not None and single["low"] is None and "one fact" in single["note"]
     drawn = curves.compute_curves(log, schedule, WINDOW)
