@@ -25,28 +25,29 @@ def residual_std(config: ModelConfig) -> float:
 
 
 class Axes(nn.LogicallyPartitioned):
-    """The box of a parameter: the logical names of its axes, and how many of them it reads.
+    """The box of a parameter: the logical names of its axes, and what growth has to know of it.
 
     The first `reads` axes (behind that of the layers) are those of its input, the others those of
-    its output. Sharding looks at the names alone; growth needs to know which way a parameter
-    maps, since a wider stream is written and read differently.
+    its output: a wider stream is written and read differently. `std` is the standard deviation of
+    fresh weights; 0 = constants (1 for gains, 0 for biases). Sharding looks at the names alone.
     """
 
     reads: int = flax.struct.field(default=0, pytree_node=False)
+    std: float = flax.struct.field(default=0.0, pytree_node=False)
 
     __eq__ = nn.LogicallyPartitioned.__eq__
 
 
 def declare(
-    init: nn.initializers.Initializer, axes: tuple[str, ...], reads: int = 0
+    init: nn.initializers.Initializer, axes: tuple[str, ...], reads: int = 0, std: float = 0.0
 ) -> nn.initializers.Initializer:
     """The initialiser, its parameter boxed in `Axes`."""
-    return lambda *args: Axes(init(*args), axes, reads=reads)
+    return lambda *args: Axes(init(*args), axes, reads=reads, std=std)
 
 
 def weight(std: float, axes: tuple[str, ...], reads: int) -> nn.initializers.Initializer:
     """Normal initialiser whose parameter carries the names of its axes; see `Axes`."""
-    return declare(nn.initializers.normal(std), axes, reads)
+    return declare(nn.initializers.normal(std), axes, reads, std)
 
 
 def last_axis(vector: jax.Array, like: jax.Array) -> jax.Array:

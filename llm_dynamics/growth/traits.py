@@ -1,0 +1,44 @@
+"""What axes alone do not tell of a model, and exact growth has to know."""
+
+import dataclasses
+
+from llm_dynamics.model.config import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Traits:
+    """How the axes of a model work together.
+
+    Attributes:
+      centred: norms subtract the mean.
+      gained: norms have a gain.
+      eps: of the norms.
+      before: norms stand before the branches, whose output is added as it is.
+      group: query heads for each key head.
+      rotary: leading dimensions of query and key heads that are turned, in pairs half of them
+        apart; 0 = none.
+      head_norm: path of the norm whose output the head reads; "" where there is none.
+      tied: the head is the embedding transposed.
+    """
+
+    centred: bool
+    gained: bool
+    eps: float
+    before: bool = True
+    group: int = 1
+    rotary: int = 0
+    head_norm: str = ""
+    tied: bool = False
+
+
+def of_decoder(config: ModelConfig) -> Traits:
+    """The traits of `model.decoder.Decoder`."""
+    return Traits(
+        centred=config.norm != "rmsnorm",
+        gained=config.norm != "nonparametric_layernorm",
+        eps=config.norm_eps,
+        group=config.num_heads // config.kv_heads,
+        rotary=config.rotary_size if config.position == "rotary" else 0,
+        head_norm="final_norm",
+        tied=config.tie_embeddings,
+    )

@@ -1,0 +1,90 @@
+"""Small decoders with trained-looking parameters, their graphs, and growth in float64."""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from llm_dynamics.growth import apply, axes, presets, traits
+from llm_dynamics.model.config import ModelConfig
+from llm_dynamics.model.decoder import Decoder
+
+TOKENS = np.random.default_rng(1).integers(97, size=(2, 17))
+
+# The toy of the exactness table: three layers, grouped queries, gated units, RMSNorm.
+BASE = ModelConfig(
+    vocab_size=97,
+    width=48,
+    num_layers=3,
+    num_heads=8,
+    num_kv_heads=2,
+    head_dim=12,
+    mlp_width=64,
+    max_length=32,
+    norm="rmsnorm",
+    mlp="swiglu",
+)
+FAMILIES = {
+    "llama": {},
+    "llama_tied": {"tie_embeddings": True},
+    "neox": {
+        "norm": "layernorm",
+        "mlp": "gelu",
+        "num_kv_heads": 8,
+        "rotary_fraction": 1 / 3,
+        "parallel_residual": True,
+        "use_bias": True,
+    },
+    "gpt2": {
+        "norm": "layernorm",
+        "mlp": "gelu_tanh",
+        "num_kv_heads": 8,
+        "position": "learned",
+        "use_bias": True,
+        "tie_embeddings": True,
+    },
+    "olmo": {"norm": "nonparametric_layernorm", "num_kv_heads": 8},
+}
+
+
+def source(family="llama", **changes):
+    """A configuration of a family."""
+    return dataclasses.replace(BASE, **{**FAMILIES[family], **changes})
+
+
+@functools.lru_cache
+def graph(config):
+    """The axis graph of a decoder."""
+    return axes.graph(jax.eval_shape(Decoder(config).new_params, jax.random.key(0)))
+
+
+@functools.lru_cache
+def params(config, seed=0):
+    """Parameters in which nothing is at its neutral value, float32."""
+    fresh = nn.unbox(jax.jit(Decoder(config).new_params)(jax.random.key(seed)))
+    rng = np.random.default_rng(seed)
+
+    def stir(keys, leaf):
+        spread = 0.3 if keys[-1].key in ("scale", "bias") else 0.05
+        return np.asarray(leaf) + spread * rng.standard_normal(leaf.shape).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(stir, fresh)
+
+
+def pair(small, large, seed=0):
+    """What patterns are given."""
+    return presets.Pair(
+        graph(small), graph(large), traits.of_decoder(small), traits.of_decoder(large), seed
+    )
+
+
+def grown(operator, small, large, weights, key=0):
+    """The grown parameters in float64, new entries drawn."""
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda x: np.asarray(x, np.float64), weights)
+        found = apply.grow(
+            operator, graph(small), graph(large), wide, jax.random.key(key), "final_norm"
+        )
+        return jax.tree.map(np.asarray, found)
