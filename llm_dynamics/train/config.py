@@ -5,6 +5,7 @@ import dataclasses
 from llm_dynamics.data.config import DataConfig
 from llm_dynamics.errors import UserError
 from llm_dynamics.model.config import ModelConfig
+from llm_dynamics.optim import carried
 from llm_dynamics.optim.optimizer import OptimConfig
 from llm_dynamics.probe.cadence import ProbeConfig
 
@@ -46,7 +47,7 @@ class StartConfig:
 
     run: str = ""  # its run folder; "" = none, fresh parameters
     step: int = -1  # of the checkpoint; -1 = the last one
-    optimizer: str = "keep"  # its moments: "keep" or "reset" both, "keep_first", "keep_second"
+    optimizer: str = "keep"  # what is kept of its state, one of optim.carried.POLICIES
     continue_schedule: bool = True  # the learning rate is read from the checkpoint's step on
     changed_schedule: str = "refuse"  # where its rates so far were others; or "accept" the jump
     data: str = "continue"  # the next rows of its data, or "fresh": the data from the beginning
@@ -54,9 +55,8 @@ class StartConfig:
     def __post_init__(self):
         if self.step < -1:
             raise UserError(f"expected train.start.step of at least -1, got {self.step}")
-        policies = ("keep", "reset", "keep_first", "keep_second")
+        carried.parse(self.optimizer)
         for key, known in (
-            ("optimizer", policies),
             ("changed_schedule", ("refuse", "accept")),
             ("data", ("continue", "fresh")),
         ):

@@ -22,6 +22,7 @@ from llm_dynamics.train.run_folder import RunFolder
 from llm_dynamics.train.start import Origin
 from llm_dynamics.train.state import State, abstract_state, init_state
 from llm_dynamics.train.step import make_train_step
+from llm_dynamics.train.transform import Transform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Parts:
     origin: Origin | None = None  # the checkpoint of another run that it starts from
     # The stages up to there, with what the run replays of them.
     lineage: Lineage = dataclasses.field(default_factory=Lineage)
+    transform: Transform | None = None  # makes the model out of the origin's
 
     @property
     def first_data_step(self) -> int:
@@ -47,7 +49,7 @@ class Parts:
         """The state before update 0: fresh, or that of the origin."""
         if self.origin is None:
             return init_state(self.decoder, self.optimizer, self.mesh, self.spec.seed)
-        return start.load(self.origin, self.spec, self.abstract, self.optimizer)
+        return start.load(self.origin, self.spec, self.abstract, self.optimizer, self.transform)
 
     @property
     def row_devices(self) -> int:
@@ -75,12 +77,16 @@ class Parts:
             return step.lower(self.abstract, batch).compile()
 
 
-def build(spec: RunSpec, folder: RunFolder | None = None) -> Parts:
+def build(
+    spec: RunSpec, folder: RunFolder | None = None, transform: Transform | None = None
+) -> Parts:
     """Builds the parts of a run over all devices.
 
     Args:
       spec: the run.
       folder: its run folder; what it started from is read there once that was written down.
+      transform: makes the run's model out of that of the checkpoint it starts from, where the two
+        differ.
 
     Raises:
       UserError: a mesh that does not divide the devices, model or batch, a schedule that does not
@@ -104,6 +110,6 @@ def build(spec: RunSpec, folder: RunFolder | None = None) -> Parts:
     optimizer = make_optimizer(spec.optim, schedule)
     abstract = abstract_state(decoder, optimizer, mesh)
     if origin and not start.has_checkpoints(folder):
-        start.check(origin, spec, abstract)
+        start.check(origin, spec, abstract, optimizer, transform)
     lineage = replayed.find(spec, origin, folder)
-    return Parts(spec, mesh, decoder, schedule, optimizer, abstract, origin, lineage)
+    return Parts(spec, mesh, decoder, schedule, optimizer, abstract, origin, lineage, transform)

@@ -2,25 +2,29 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-import orbax.checkpoint as ocp
 
 from llm_dynamics import spec as specs
 from llm_dynamics.data.config import DataConfig
 from llm_dynamics.data.plan import Plan
 from llm_dynamics.errors import UserError
 from llm_dynamics.files import expanded
+from llm_dynamics.model import sharding
+from llm_dynamics.model.config import ModelConfig
+from llm_dynamics.model.decoder import Decoder
+from llm_dynamics.optim import carried
+from llm_dynamics.train import checkpoint_reader as reader
 from llm_dynamics.train import joint
-from llm_dynamics.train.checkpoint import differences, first_line, leaves
+from llm_dynamics.train.checkpoint import differences, leaves
 from llm_dynamics.train.config import RunSpec
 from llm_dynamics.train.run_folder import RunFolder, read_spec
-from llm_dynamics.train.state import State, shardings
+from llm_dynamics.train.state import State, abstract_state, shardings
+from llm_dynamics.train.transform import Transform
 
 _log = logging.getLogger(__name__)
 
@@ -83,7 +87,7 @@ def find(spec: RunSpec, folder: RunFolder | None) -> Origin | None:
     run = expanded(asked.run).absolute()
     if folder and run.resolve() == folder.path.resolve():
         raise UserError(f"expected train.start.run to be another run, got the workdir {run} itself")
-    steps = _steps(run)
+    steps = reader.steps(run)
     if not steps:
         raise UserError(
             f"expected a run folder with checkpoints at train.start.run={asked.run}, found none "
@@ -95,7 +99,7 @@ def find(spec: RunSpec, folder: RunFolder | None) -> Origin | None:
             f"expected train.start.step to be a checkpoint of {run}, got {step}; it has steps "
             f"{', '.join(map(str, steps))}"
         )
-    return origin_at(run, step, _meta(run, step))
+    return origin_at(run, step, reader.meta(run, step))
 
 
 def origin_at(run: Path, step: int, meta: dict[str, Any]) -> Origin:
@@ -121,53 +125,74 @@ def origin_at(run: Path, step: int, meta: dict[str, Any]) -> Origin:
 
 def has_checkpoints(folder: RunFolder | None) -> bool:
     """Whether the run can go on from a checkpoint of its own: its origin is not read again."""
-    return folder is not None and bool(_steps(folder.path))
+    return folder is not None and bool(reader.steps(folder.path))
 
 
-def check(origin: Origin, spec: RunSpec, abstract: State) -> None:
+def check(
+    origin: Origin,
+    spec: RunSpec,
+    abstract: State,
+    optimizer: optax.GradientTransformation,
+    transform: Transform | None = None,
+) -> None:
     """Refuses an origin that does not fit the run, reading its metadata alone.
+
+    Arguments are those of `load`.
 
     Raises:
       UserError: another model, shape, dtype or, where data or schedule go on, other ones; or the
         origin is no longer what it was when the run began.
     """
     run = Path(origin.run)
-    meta = _meta(run, origin.step)
+    meta = reader.meta(run, origin.step)
     if origin_at(run, origin.step, meta) != origin:
         raise UserError(
             f"the checkpoint of step {origin.step} in {run} is another one than this run began "
             "with; restore it, or start in a new workdir"
         )
-    compare(origin, meta, spec)
+    compare(origin, meta, spec, transform)
+    if transform:
+        model = _model(meta, spec)
+        mesh = abstract.step.sharding.mesh
+        sharding.check_mesh(model, mesh, spec.data.batch_size // spec.train.accumulate)
+        abstract = _abstract_source(model, abstract, optimizer)
     wanted = _wanted(spec, abstract)
-    stored = {k: v for k, v in _stored(run, origin.step).items() if k.split("/")[0] in wanted}
+    stored = {k: v for k, v in reader.stored(run, origin.step).items() if k.split("/")[0] in wanted}
     if wrong := differences(stored, leaves(wanted)):
         raise UserError(f"{_where(origin)} does not fit this run: {wrong}")
 
 
-def compare(origin: Origin, meta: dict[str, Any], spec: RunSpec) -> None:
+def compare(
+    origin: Origin, meta: dict[str, Any], spec: RunSpec, transform: Transform | None = None
+) -> None:
     """Refuses an origin whose run does not fit, from what its checkpoint says of it.
 
     Args:
       origin: the checkpoint.
       meta: what it says of its run, see `record`.
       spec: the run that starts from it.
+      transform: makes its model out of the origin's, and says itself which ones it can.
 
     Raises:
       UserError: another model, or, where data or schedule go on, other data or another schedule.
     """
     where = _where(origin)
-    model, data = (specs.to_json(part) for part in (spec.model, spec.data))
-    theirs = {k: v for k, v in meta["spec"]["model"].items() if k not in _COMPUTATION}
-    ours = {k: v for k, v in model.items() if k not in _COMPUTATION}
-    if changes := specs.difference({"model": theirs}, {"model": ours}):
-        raise UserError(
-            f"{where} holds another model than this run's (there -> here): {'; '.join(changes)}; "
-            "give this run the settings of that one"
+    if transform:
+        transform.check(_model(meta, spec), spec)
+    else:
+        theirs, ours = (
+            {k: v for k, v in model.items() if k not in _COMPUTATION}
+            for model in (meta["spec"]["model"], specs.to_json(spec.model))
         )
+        if changes := specs.difference({"model": theirs}, {"model": ours}):
+            raise UserError(
+                f"{where} holds another model than this run's (there -> here): "
+                f"{'; '.join(changes)}; give this run the settings of that one"
+            )
     if spec.train.start.data == "continue":
         # Runs of earlier versions have not the newest fields; they ran at the defaults.
         theirs = {key: meta["spec"]["data"].get(key, getattr(DataConfig, key)) for key in _ROWS}
+        data = specs.to_json(spec.data)
         if changes := specs.difference({"data": theirs}, {"data": {k: data[k] for k in _ROWS}}):
             raise UserError(
                 f"{where} read other data than this run's (there -> here): {'; '.join(changes)}; "
@@ -217,57 +242,52 @@ def data_step(spec: RunSpec, origin: Origin | None) -> int:
 
 
 def load(
-    origin: Origin, spec: RunSpec, abstract: State, optimizer: optax.GradientTransformation
+    origin: Origin,
+    spec: RunSpec,
+    abstract: State,
+    optimizer: optax.GradientTransformation,
+    transform: Transform | None = None,
 ) -> State:
     """The state before update 0: parameters of the origin, its moments or fresh ones, step 0.
 
-    The schedule's own count begins at 0 like the run's. Adam's count, which corrects for moments
-    that began at zero, stays with the second moments, as updates with fresh ones would be up to
-    1 / sqrt(1 - b2) times too long without the correction. So:
+    The schedule's own count begins at 0 like the run's; what the policy of `train.start.optimizer`
+    keeps of moments and of Adam's count says `optim.carried.carry`. A transform comes before that.
 
-    - "keep": both moments and the count.
-    - "reset": both moments and the count begin at zero.
-    - "keep_second": first moments begin at zero, the count stays: the first updates are shorter,
-      by 1 - b1^t after t of them.
-    - "keep_first": second moments and the count begin at zero. The correction divides the first
-      moments by 1 - b1^t, which is for moments that began at zero too; so the kept ones are
-      multiplied by 1 - b1, and enter update 1 with the weight b1 that they have in any update.
+    Args:
+      origin: the checkpoint.
+      spec: the run.
+      abstract: its state.
+      optimizer: its optimizer.
+      transform: makes the run's model out of the origin's.
 
     Raises:
       UserError: the files are damaged.
     """
     _log.info("starting from step %d of %s", origin.step, origin.run)
-    wanted = _wanted(spec, abstract)
-    path = _checkpoints(Path(origin.run)) / str(origin.step) / "state"
-    try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            restored = reader.restore(
-                path,
-                args=ocp.args.PyTreeRestore(
-                    wanted,
-                    restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
-                    partial_restore=True,
-                ),
-            )
-    except Exception as error:
-        raise UserError(
-            f"the checkpoint {path} cannot be read ({first_line(error)}); choose another "
-            "train.start.step"
-        ) from error
-    where = shardings(abstract)
+    run, where = Path(origin.run), shardings(abstract)
+    if transform is None:
+        restored = reader.restore(run, origin.step, _wanted(spec, abstract))
+        params, opt_state = restored["params"], restored.get("opt_state")
+    else:
+        model = _model(reader.meta(run, origin.step), spec)
+        restored = reader.restore(
+            run, origin.step, _wanted(spec, _abstract_source(model, abstract, optimizer))
+        )
+        made = transform.apply(restored["params"], restored.get("opt_state"), model, spec)
+        params, opt_state = _placed(made, _wanted(spec, abstract))
 
     def zero() -> jax.Array:
         # A new array each time: the training step donates its state, and no buffer twice.
         return jax.device_put(jnp.zeros((), jnp.int32), where.step)
 
     policy = spec.train.start.optimizer
-    opt_state = restored.get("opt_state")
     if policy != "keep":
-        fresh = jax.jit(optimizer.init, out_shardings=where.opt_state)(restored["params"])
-        opt_state = _mixed(opt_state, fresh, policy, spec.optim.b1)
+        fresh = jax.jit(optimizer.init, out_shardings=where.opt_state)(params)
+        opt_state = carried.carry(policy, opt_state, fresh, spec.optim.b1)
     if policy != "reset":
-        opt_state = optax.tree_utils.tree_set(opt_state, _of("ScaleByScheduleState"), count=zero())
-    return State(zero(), restored["params"], opt_state)
+        schedule = carried.of("ScaleByScheduleState")
+        opt_state = optax.tree_utils.tree_set(opt_state, schedule, count=zero())
+    return State(zero(), params, opt_state)
 
 
 def describe(spec: RunSpec, origin: Origin | None) -> list[str]:
@@ -286,7 +306,7 @@ def joint_lines(spec: RunSpec, origin: Origin | None) -> list[str]:
     if origin is None:
         return []
     try:
-        meta = _meta(Path(origin.run), origin.step)
+        meta = reader.meta(Path(origin.run), origin.step)
         return joint.lines(meta, origin.schedule_step, spec)
     except UserError:  # a run that goes on from its own checkpoints does not need its origin
         return [f"learning rate before the start: not known any more, {origin.run} is gone"]
@@ -296,68 +316,33 @@ def _where(origin: Origin) -> str:
     return f"the checkpoint of step {origin.step} in {origin.run}"
 
 
-def _mixed(kept: Any, fresh: Any, policy: str, b1: float) -> Any:
-    """The optimizer's state with the moments that the policy keeps; see `load`."""
-    if policy == "reset":
-        return fresh
-    get, adam = optax.tree_utils.tree_get, _of("ScaleByAdamState")
-    if policy == "keep_second":
-        return optax.tree_utils.tree_set(kept, mu=get(fresh, "mu"))
-    scaled = jax.tree.map(lambda x: x * (1 - b1), get(kept, "mu"))
-    fresh_count = get(fresh, "count", filtering=adam)
-    kept = optax.tree_utils.tree_set(kept, mu=scaled, nu=get(fresh, "nu"))
-    return optax.tree_utils.tree_set(kept, adam, count=fresh_count)
+def _model(meta: dict[str, Any], spec: RunSpec) -> ModelConfig:
+    """The model of a checkpoint, computed as the run computes its own."""
+    model = specs.from_json(ModelConfig, meta["spec"]["model"])
+    same = set(_COMPUTATION) - {"max_length"}  # which is a shape with learned positions
+    return dataclasses.replace(model, **{key: getattr(spec.model, key) for key in same})
 
 
-def _of(name: str) -> Callable[[Any, Any], bool]:
-    """Picks the fields of the optimizer's state of this name."""
-    return lambda path, _: getattr(path[-1], "tuple_name", "") == name
+def _abstract_source(
+    model: ModelConfig, abstract: State, optimizer: optax.GradientTransformation
+) -> State:
+    """The state of another model on the devices of `abstract`."""
+    return abstract_state(Decoder(model), optimizer, abstract.step.sharding.mesh)
+
+
+def _placed(made: tuple[Any, Any], wanted: dict[str, Any]) -> tuple[Any, Any]:
+    """What a transform made, on the devices of the run, every buffer its own."""
+    found = dict(zip(("params", "opt_state"), made, strict=True))
+    found = {key: found[key] for key in wanted}
+    if wrong := differences(leaves(found), leaves(wanted)):
+        raise ValueError(f"a transform made another state than the run's: {wrong}")
+    put = jax.tree.map(lambda x, w: jax.device_put(x, w.sharding, may_alias=False), found, wanted)
+    return put["params"], put.get("opt_state")
 
 
 def _wanted(spec: RunSpec, abstract: State) -> dict[str, Any]:
     """The parts of a state that are read from the origin."""
     parts = {"params": abstract.params}
-    return parts | ({"opt_state": abstract.opt_state} if _keeps(spec) else {})
-
-
-def _keeps(spec: RunSpec) -> bool:
-    return spec.train.start.optimizer != "reset"
-
-
-def _checkpoints(run: Path) -> Path:
-    return RunFolder(run).checkpoints
-
-
-def _steps(run: Path) -> list[int]:
-    """The completed checkpoints; what is being written has another name."""
-    folder = _checkpoints(run)
-    return (
-        sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
-    )
-
-
-def _meta(run: Path, step: int) -> dict[str, Any]:
-    """What a checkpoint says of its run."""
-    path = _checkpoints(run) / str(step) / "meta"
-    try:
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-            meta = reader.restore(path)
-        return meta | {"spec": dict(meta["spec"]), "data": str(meta["data"])}
-    except Exception as error:
-        raise UserError(
-            f"{path.parent} is not a checkpoint that this version can start from "
-            f"({first_line(error)}); choose another train.start.run or train.start.step"
-        ) from error
-
-
-def _stored(run: Path, step: int) -> dict[str, str]:
-    """Types and shapes of the leaves of a checkpoint."""
-    path = _checkpoints(run) / str(step) / "state"
-    try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            return leaves(reader.metadata(path).item_metadata.tree)
-    except Exception as error:
-        raise UserError(
-            f"the checkpoint {path.parent} is damaged ({first_line(error)}); choose another "
-            "train.start.step"
-        ) from error
+    if spec.train.start.optimizer == "reset":
+        return parts
+    return parts | {"opt_state": abstract.opt_state}

@@ -23,8 +23,8 @@ from llm_dynamics.optim.optimizer import OptimConfig
 from llm_dynamics.optim.schedules import ScheduleConfig
 from llm_dynamics.probe.cadence import ProbeConfig
 from llm_dynamics.spec import fingerprint, from_json, override
+from llm_dynamics.train import checkpoint_reader, plan_lines, start
 from llm_dynamics.train import parts as parts_lib
-from llm_dynamics.train import plan_lines, start
 from llm_dynamics.train.checkpoint import Checkpoints
 from llm_dynamics.train.config import CheckpointConfig, RunSpec, TrainConfig
 from llm_dynamics.train.loop import train
@@ -241,19 +241,22 @@ class StartTest(parameterized.TestCase):
         self.assertNotIn("\n", str(caught.exception))
 
     def test_an_older_run_read_as_the_defaults_say(self):
-        def older(*where, meta=start._meta):
+        def older(*where, meta=checkpoint_reader.meta):
             record = meta(*where)
             for key in ("near_duplicates", "copies", "copied_share", "replay", "tokenizer_sources"):
                 del record["spec"]["data"][key]
             return record
 
-        with mock.patch.object(start, "_meta", older):
+        with mock.patch.object(checkpoint_reader, "meta", older):
             parts_lib.build(self._child())
             with self.assertRaisesRegex(UserError, "data.copies: 1 -> 2"):
                 parts_lib.build(self._child(**{"data.copies": 2}))
 
     @parameterized.parameters(
-        ({"optimizer": "drop"}, "optimizer keep or reset or keep_first or keep_second, got"),
+        (
+            {"optimizer": "drop"},
+            "optimizer keep or reset or keep_first .* or scale:FACTOR, got 'drop'",
+        ),
         ({"data": "next"}, "data continue or fresh, got 'next'"),
         ({"step": -2}, "at least -1, got -2"),
         ({"changed_schedule": "maybe"}, "changed_schedule refuse or accept, got 'maybe'"),
