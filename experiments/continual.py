@@ -32,12 +32,12 @@ from llm_dynamics import files
 from llm_dynamics import spec as specs
 from llm_dynamics.continual import measures
 from llm_dynamics.continual.law_rows import held_out_rows, replay_rows
-from llm_dynamics.continual.seeds import PerSeed, seed_row
 from llm_dynamics.continual.stage_log import Arm
 from llm_dynamics.data.explain import format_explanation
 from llm_dynamics.errors import UserError
 from llm_dynamics.report.continual_report import ContinualStudy, Kept, markdown, write_report
 from llm_dynamics.results import Row
+from llm_dynamics.seeds import PerSeed, seed_row
 from llm_dynamics.train import plan_lines
 from llm_dynamics.train.run_folder import RunFolder
 

@@ -16,9 +16,9 @@ from llm_dynamics.continual.curve_fit import CurveFit
 from llm_dynamics.continual.measures import NATS
 from llm_dynamics.continual.replay_law import fit_replay
 from llm_dynamics.continual.robust_fit import check_losses, check_share
-from llm_dynamics.continual.seeds import PerSeed, seed_row
 from llm_dynamics.errors import UserError
 from llm_dynamics.results import Row, verdict
+from llm_dynamics.seeds import PerSeed, seed_row
 
 AVERAGE = "average"  # of the losses on the old and the new data, as low as can be
 ADAPTATION = "adaptation"  # loss on the new data as low as can be, forgetting within a limit

@@ -32,9 +32,9 @@ from llm_dynamics.continual.curve_law import (
     evaluate,
     mean_relative_error,
 )
-from llm_dynamics.continual.seeds import jackknife_interval
 from llm_dynamics.errors import UserError
 from llm_dynamics.results import Interval, Row, interval_row
+from llm_dynamics.seeds import jackknife_interval
 
 JACKKNIFE = "leaves out one seed at a time; holds for other seeds"
 BLOCKS = "resampled blocks of residuals; holds for these seeds alone"

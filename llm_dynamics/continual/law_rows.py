@@ -6,10 +6,10 @@ import numpy as np
 
 from llm_dynamics.continual.curve_fit import fit_curves
 from llm_dynamics.continual.replay_law import fit_replay
-from llm_dynamics.continual.seeds import PerSeed, seed_row
 from llm_dynamics.continual.stage_log import Arm
 from llm_dynamics.errors import UserError
 from llm_dynamics.results import Row, exact, interval_row
+from llm_dynamics.seeds import PerSeed, seed_row
 
 DECAYS = (0.9, 0.97, 0.99, 0.999)  # of S2; the published 0.999 is a long memory for short runs
 _LAW = "law of the curve (Wang et al. 2025, Eq. 4 with Eq. 8)"

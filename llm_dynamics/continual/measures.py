@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llm_dynamics.continual.seeds import PerSeed, ratio_row, seed_row
 from llm_dynamics.errors import UserError
 from llm_dynamics.results import Row, exact, interval_row
+from llm_dynamics.seeds import PerSeed, ratio_row, seed_row
 
 NATS = "nats per token"
 DEFINITIONS = {

@@ -21,9 +21,9 @@ import numpy as np
 from scipy import optimize
 
 from llm_dynamics.continual import robust_fit
-from llm_dynamics.continual.seeds import PerSeed, jackknife_interval
 from llm_dynamics.errors import UserError
 from llm_dynamics.results import Interval, Row, interval_row
+from llm_dynamics.seeds import PerSeed, jackknife_interval
 
 _DEFINITIONS = {
     "old": "of floor + rise (1 + B share)^-a, the loss on the old data",

@@ -10,8 +10,8 @@ from llm_dynamics.continual.advice import Trial, advise, between_shares, from_cu
 from llm_dynamics.continual.areas import DECAY
 from llm_dynamics.continual.curve_fit import fit_curves
 from llm_dynamics.continual.curve_law import Curve, at_steps, evaluate
-from llm_dynamics.continual.seeds import PerSeed
 from llm_dynamics.errors import UserError
+from llm_dynamics.seeds import PerSeed
 
 SHARES = (0.0, 0.01, 0.05, 0.25, 0.5)
 BASE = PerSeed({0: 3.9, 1: 3.88, 2: 3.92})

@@ -7,8 +7,8 @@ import pytest
 
 from llm_dynamics.continual import measures
 from llm_dynamics.continual.measures import Curves, LossMatrix
-from llm_dynamics.continual.seeds import ONE_SEED
 from llm_dynamics.errors import UserError
+from llm_dynamics.seeds import ONE_SEED
 
 SETS = ("old", "new")
 

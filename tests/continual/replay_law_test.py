@@ -10,8 +10,8 @@ from scipy import optimize
 from llm_dynamics.continual import replay_law
 from llm_dynamics.continual.published import published
 from llm_dynamics.continual.replay_law import FEW_SEEDS, fit_replay, new_loss, old_loss
-from llm_dynamics.continual.seeds import PerSeed
 from llm_dynamics.errors import UserError
+from llm_dynamics.seeds import PerSeed
 
 SHARES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5)
 OLD = {"floor": 3.6, "rise": 3.8, "B": 150.0, "a": 0.7}

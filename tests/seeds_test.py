@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from llm_dynamics.continual.seeds import ONE_SEED, PerSeed, ratio_interval, ratio_row, seed_row
 from llm_dynamics.errors import UserError
+from llm_dynamics.seeds import ONE_SEED, PerSeed, ratio_interval, ratio_row, seed_row
 
 
 def test_interval_is_that_of_a_paired_t_test():
