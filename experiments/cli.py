@@ -1,7 +1,10 @@
 """The command line every study shares: presets, overrides, dry runs and plain errors."""
 
 import dataclasses
+import hashlib
 import logging
+import os
+import platform
 import shlex
 import socket
 import sys
@@ -15,10 +18,12 @@ import jax
 from absl import app, flags
 
 from llm_dynamics import spec as specs
+from llm_dynamics.data.cache import cache_folder
 from llm_dynamics.errors import UserError, disk_full
 from llm_dynamics.model import presets
 
 _PREFIX = "--config."
+_KEPT_SECONDS = 0.2  # of compilation, above which the result is kept
 _JOIN_SECONDS = 120  # that a process waits for the others
 
 
@@ -110,6 +115,35 @@ def resolve(spec: Any, model: str, overrides: Mapping[str, str]) -> Any:
     return specs.override(spec, overrides)
 
 
+def keep_compiled() -> None:
+    """What was compiled once is read back, by the later runs of a study and by later commands.
+
+    It is the same program, so results stay what they are to the bit. It lies in the cache folder,
+    by machine, as it holds instructions that another one may lack; $JAX_COMPILATION_CACHE_DIR goes
+    first. Where the folder cannot be written everything is compiled each time.
+    """
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
+    try:
+        folder = cache_folder() / "compiled" / _machine()
+    except UserError:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _KEPT_SECONDS)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _machine() -> str:
+    """A digest of what the processors can do."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = [platform.processor()]
+    kept = {line for line in lines if line.startswith(("flags", "Features", "model name"))}
+    words = "\n".join([platform.machine(), *sorted(kept or lines)])
+    return hashlib.sha256(words.encode()).hexdigest()[:16]
+
+
 def _main(study: Study, overrides: Mapping[str, str], command: str) -> None:
     values = flags.FLAGS
     if values.coordinator:
@@ -119,6 +153,7 @@ def _main(study: Study, overrides: Mapping[str, str], command: str) -> None:
             "--num_processes and --process_id expect a --coordinator=HOST:PORT, got none"
         )
     spec = resolve(study.presets[values.preset](), values.model, overrides)
+    keep_compiled()
     if values.dry_run:
         print("\n".join(study.describe(spec)))
         return
