@@ -24,8 +24,8 @@ DEFINITIONS = {
     "transient_peak": "largest rise of the loss on the old data above that of the base model "
     "during the stage",
     "average": "mean of the losses on all data sets after the stage",
-    "gap_update": "average loss less that of the run on the union of the data, read when it has "
-    "cost as much as the update alone",
+    "gap_update": "average loss less that of the run on the union of the data that has cost as "
+    "much as the update alone and ends its schedule there",
     "gap_total": "average loss less that of the run on the union of the data at the cost of all "
     "stages together",
     "replay_removes": "1 - forgetting with replay / forgetting without it",
@@ -35,6 +35,7 @@ DEFINITIONS = {
     "stage; over K equal stages K against K (K + 1) / 2",
 }
 MID_SCHEDULE = "the union run is read in mid-schedule, before its rate has decayed"
+LONGER = "the union run ends before it has cost as much, and is read there"
 
 
 @dataclass(frozen=True)
@@ -210,24 +211,59 @@ def arm_rows(
     return rows
 
 
-def union_rows(name: str, matrix: LossMatrix, union: Curves, tokens: Sequence[float]) -> list[Row]:
-    """Rows of the gap to the run on the union of all data.
+def matrix_rows(name: str, matrix: LossMatrix) -> list[Row]:
+    """The loss on every data set after every stage but the last, NAME/after_STAGE/DATASET/loss.
+
+    A stage has the name of the data that it trains on. After the last stage they are NAME/DATASET/
+    loss, which runs without earlier stages have, too.
+    """
+    words = "loss on the {} data after the {} stage, nats per token of held-out text"
+    return [
+        seed_row(
+            f"{name}/after_{stage}/{dataset}/loss",
+            matrix.loss(dataset, k),
+            NATS,
+            words.format(dataset, stage),
+            contrast=False,
+        )
+        for k, stage in enumerate(matrix.datasets[:-1])
+        for dataset in matrix.datasets
+    ]
+
+
+def union_rows(
+    name: str,
+    matrix: LossMatrix,
+    tokens: Sequence[float],
+    union: Curves | None = None,
+    update: Curves | None = None,
+) -> list[Row]:
+    """Rows of the gaps to the runs on the union of all data.
 
     Args:
       name: of the arm.
       matrix: its losses.
-      union: losses of the union run along its training, of the same data sets.
       tokens: of every stage of the arm, the first included.
+      union: losses of the union run of the cost of all stages along its training, of the same data
+        sets; None = there is none.
+      update: the same of the union run of the cost of the last stage; None = the other one is read
+        there, in mid-schedule.
     """
     _check_tokens(tokens)
-    if set(union.datasets) != set(matrix.datasets):
-        raise UserError(
-            f"expected the union run measured on {matrix.datasets}, got {union.datasets}"
-        )
     rows = []
-    for quantity, at in (("gap_update", tokens[-1]), ("gap_total", sum(tokens))):
-        gap = average(matrix) - union.average_at(at)
-        note = MID_SCHEDULE if at < union.tokens_S[-1] else ""
+    for quantity, at, curves in (
+        ("gap_update", tokens[-1], update or union),
+        ("gap_total", sum(tokens), union),
+    ):
+        if curves is None:
+            continue
+        if set(curves.datasets) != set(matrix.datasets):
+            raise UserError(
+                f"expected the union run measured on {matrix.datasets}, got {curves.datasets}"
+            )
+        last = curves.tokens_S[-1]
+        note = MID_SCHEDULE if at < last else LONGER if at > last else ""
+        gap = average(matrix) - curves.average_at(min(at, last))
         rows.append(_row(f"{name}/{quantity}", gap, note))
     return rows
 

@@ -68,7 +68,7 @@ def test_three_stages_forget_from_their_own_stage_on():
 
 def test_gap_to_the_union_at_the_cost_of_the_update_and_of_everything():
     union = Curves((0, 1), SETS, np.array([10.0, 30.0]), np.array([[[4, 4], [2, 2]]] * 2, float))
-    rows = _named(measures.union_rows("r", REPLAY, union, tokens=[20, 10]))
+    rows = _named(measures.union_rows("r", REPLAY, [20, 10], union))
     mean = (1.65 + 1.9) / 2
     assert rows["r/gap_update"]["value"] == pytest.approx(mean - 4)
     assert measures.MID_SCHEDULE in rows["r/gap_update"]["note"]
@@ -76,7 +76,28 @@ def test_gap_to_the_union_at_the_cost_of_the_update_and_of_everything():
     assert measures.MID_SCHEDULE not in rows["r/gap_total"]["note"]
     assert union.average_at(20).mean == 3
     with pytest.raises(UserError, match="between 10 and 30"):
-        measures.union_rows("r", REPLAY, union, tokens=[30, 10])
+        measures.union_rows("r", REPLAY, [30, 5], union)
+    assert measures.union_rows("r", REPLAY, [20, 10]) == []
+
+
+def test_a_union_run_of_the_cost_of_the_update_is_read_at_its_end():
+    union = Curves((0, 1), SETS, np.array([10.0, 30.0]), np.array([[[4, 4], [2, 2]]] * 2, float))
+    update = Curves((0, 1), SETS, np.array([0.0, 10.0]), np.array([[[9, 9], [3, 3]]] * 2, float))
+    rows = _named(measures.union_rows("r", REPLAY, [20, 10], union, update))
+    assert rows["r/gap_update"]["value"] == pytest.approx((1.65 + 1.9) / 2 - 3)
+    assert measures.MID_SCHEDULE not in rows["r/gap_update"]["note"]
+    longer = _named(measures.union_rows("r", REPLAY, [20, 13], union, update))
+    assert all(measures.LONGER in row["note"] for row in longer.values())
+    other = Curves((0, 1), ("old", "else"), update.tokens_S, update.losses_RxSxZ)
+    with pytest.raises(UserError, match="expected the union run measured on"):
+        measures.union_rows("r", REPLAY, [20, 10], union, other)
+
+
+def test_the_loss_matrix_is_given_stage_by_data_set():
+    rows = _named(measures.matrix_rows("r", REPLAY))
+    values = {name: row["value"] for name, row in rows.items()}
+    assert values == pytest.approx({"r/after_old/old/loss": 2.1, "r/after_old/new/loss": 5.1})
+    assert {row["n"] for row in rows.values()} == {2}
 
 
 @pytest.mark.parametrize(
