@@ -54,7 +54,7 @@ class Keep:
       steps, tokens: the longest interval; 0 where no interval keeps it, infinite where all that
         were tried do.
       batch_tokens: the smallest batch, in tokens, that keeps a fact met once in `every_tokens`;
-        infinite where none does; None without `every_tokens`.
+        0 where all that were tried do, infinite where none does; None without `every_tokens`.
       decades: factors of ten by which the lags lie beyond the data; 0 within.
       n: facts.
       note: assumptions and doubts.
@@ -214,8 +214,12 @@ def keep_at_least(
             batch = steps.then(lambda r: every_tokens / r).interval()
         notes.append(
             f"batch size for one encounter in {every_tokens:g} tokens, effect and retention per "
-            "step taken for independent of the batch size"
+            f"step taken for independent of the batch size (the log has {tokens_per_step:g} tokens "
+            "a step)"
         )
+        if math.isinf(found.value[0]):
+            least = every_tokens / intervals_I[-1]
+            notes.append(f"every batch tried keeps it, down to {least:.3g} tokens")
     tokens = steps.then(lambda r: r * tokens_per_step).interval()
     return Keep(level, found, tokens, batch, decades, steps.n, "; ".join(notes))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from llm_dynamics.facts.cells import CONTROL
 from llm_dynamics.facts.forecast import OF, accumulates, forecast, keep_at_least, over_forms
 from llm_dynamics.facts.kernel import FORMS, UNITS, Kernel
 from llm_dynamics.results import Interval, Row, exact, interval_row
@@ -62,18 +63,23 @@ def forecast_rows(
                     one.n,
                     f"forecast of the control-subtracted gain of {what}, {encounters} encounters "
                     f"{interval} steps apart, {after} steps after the last; value of the law with "
-                    "the smallest residual, interval over all fitted laws",
+                    f"the smallest residual, interval over all laws {_fitted_to(kernels[0])}",
                     one.note,
                 )
             )
     return rows
 
 
+def _fitted_to(kernel: Kernel) -> str:
+    arms = ", ".join(arm for arm in kernel.facts if arm != CONTROL)
+    return f"fitted to {arms}" + (f" less {CONTROL}" if CONTROL in kernel.facts else "")
+
+
 def _of_law(kernel: Kernel, tokens_per_step, schedules, levels, every_tokens, prefix):
     """Rows of one law."""
     law = (
         f"law of retention {_LAW[kernel.form]} with onset {kernel.onset:g} steps, rising with "
-        f"Adam's momentum (beta1 {kernel.beta1:g}), encounters superposed"
+        f"Adam's momentum (beta1 {kernel.beta1:g}), encounters superposed, {_fitted_to(kernel)}"
     )
     path, n = f"{prefix}/{kernel.form}", kernel.estimate(kernel.draws_RxQ).n
     rows = []
