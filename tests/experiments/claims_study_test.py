@@ -7,13 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import text
+import xarray as xr
 
 from experiments import claims
 from llm_dynamics import spec as specs
 from llm_dynamics.errors import UserError
 from llm_dynamics.facts import arms, estimates, timetable
+from llm_dynamics.facts.facts import label_arms
 from llm_dynamics.probe.log import open_log
 
 
@@ -187,6 +190,80 @@ def test_a_pair_of_runs_ends_with_results_and_a_report(tmp_path):
     rows = claims.ask(spec, {"size-pocket-0.1m": studies, "cosine-rate": studies})
     apart = [row for row in rows if row["name"].startswith("cosine-rate-minus-")]
     assert len(apart) == 9 and all(row["value"] == row["low"] == row["high"] == 0 for row in apart)
+
+
+MEASURES = ["logprob_mean", "logprob_sum", "logprob_first", "rank_first", "greedy_match"]
+
+
+def _made_up(run, effect=0.4):
+    """A log of facts that gain `effect` nats an encounter for good, and drift of their own."""
+    facts = arms.load_facts(run.facts)
+    assigned = arms.assign_arms(facts, run.facts)
+    times = timetable.timetable(facts, assigned, run.facts)
+    probes = label_arms(facts, assigned, times)
+    steps_S, rng = np.arange(run.train.steps + 1), np.random.default_rng(run.seed)
+    drift_F = np.random.default_rng(99).normal(1, 1, len(facts))  # of a fact, in every run
+    drift = dict(zip([fact.name for fact in facts], drift_F, strict=True))
+    columns = []
+    for probe in probes:
+        met = np.array(times[probe.labels["fact"]])
+        gain_S = effect * (steps_S[:, None] > met).sum(axis=1)
+        noise_S = rng.normal(0, 0.05, len(steps_S))
+        own = drift[probe.labels["fact"]] * (1 + 0.1 * rng.standard_normal())
+        columns.append(gain_S + own * steps_S / len(steps_S) + noise_S - 9)
+    value = np.stack(columns, axis=1)
+    score = np.stack([value, value, value, np.exp(-value), value > 0], axis=2)
+    labels = {name: [probe.labels.get(name, "") for probe in probes] for name in probes[0].labels}
+    return xr.Dataset(
+        {"score": (("step", "probe", "measure"), score)},
+        coords={
+            "step": steps_S,
+            "tokens": ("step", steps_S * 100),
+            "probe": [probe.name for probe in probes],
+            "measure": MEASURES,
+            **{name: ("probe", column) for name, column in labels.items()},
+        },
+    )
+
+
+def test_four_pairs_of_runs_are_asked_everything(tmp_path):
+    spec = dataclasses.replace(
+        claims.smoke(),
+        base_pairs=4,
+        base=dataclasses.replace(
+            claims.smoke().base, facts=dataclasses.replace(claims.smoke().base.facts, num_facts=32)
+        ),
+        factors=("cosine-rate", "batch-half-facts-half", "batch-half-tokens"),
+    )
+    studies = {
+        name: [
+            estimates.open_study(
+                _made_up(run), timetable.schedule(run.facts), run.facts.window, 0, 200
+            )
+            for run in runs.values()
+        ]
+        for name, runs in _planned(spec, tmp_path).items()
+    }
+    rows = {row["name"]: row for row in claims.ask(spec, studies)}
+    at = "size-pocket-0.1m/memorization/"
+    gain = rows[at + "gain"]
+    assert gain["low"] < 6 * 0.4 < gain["high"] and gain["n"] == 32
+    assert "8 runs in 4 pairs, fewer than 5" in gain["note"]
+    assert gain["definition"].endswith("facts and the pairs of runs resampled")
+    # Every fact takes every arm, so no contrast is between facts that differ.
+    assert not any("different facts" in rows[name]["note"] for name in rows if name.startswith(at))
+    paraphrase = rows[at + "duplication-minus-paraphrase6/gain"]
+    assert paraphrase["low"] < 0 < paraphrase["high"] < 0.4
+    assert rows[at + "accumulation/every12"]["low"] > 0.3
+    assert "unbounded" in rows[at + "threshold/predicted"]["note"]
+    tail = rows[at + "long-tail/measured"]
+    assert tail["low"] is not None and "not in the interval" in tail["note"]
+    for name in ("batch-half-facts-half", "batch-half-tokens", "cosine-rate"):
+        row = rows[f"{name}-minus-size-pocket-0.1m/memorization/gain"]
+        assert row["low"] <= 0 <= row["high"]
+        assert "two runs: how runs vary is not in the interval" in row["note"]
+        assert row["n"] == (4 if name == "batch-half-facts-half" else 8)
+        assert ("unpaired" in row["definition"]) == (name == "batch-half-facts-half")
 
 
 def test_a_run_that_cannot_be_is_refused_before_any_is_trained(tmp_path):
