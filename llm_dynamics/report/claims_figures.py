@@ -56,7 +56,8 @@ def gains(study: Any) -> Figure:
         "inflation",
         "Raw and control-subtracted gain by size",
         f"Gain of arm {study.same} at the last maximum, as published (raw) and less that of the "
-        "same facts where they are never said. Bars: 95 % intervals over facts.",
+        "same facts where they are never said. Bars: 95 % intervals over facts, and over pairs of "
+        "runs where a size has three or more.",
         "Raw and control-subtracted gains for each model size and depth, with intervals.",
         draw,
         data,
@@ -106,7 +107,9 @@ def levels(study: Any) -> Figure:
         "threshold",
         "Level just before each encounter",
         f"Control-subtracted log-probability of {depth} probes just before each encounter less "
-        "that before the first. Bands: 95 % intervals over facts.",
+        "that before the first. Bands: 95 % intervals over facts, and over pairs of runs where a "
+        f"size has three or more; with fewer, arms other than {study.same} are compared with other "
+        "facts than their own.",
         "Level before each encounter for several intervals at each model size.",
         draw,
         data,
