@@ -249,12 +249,19 @@ def cut(
       lag: steps after an encounter, at most the window; it ends at the next one as well.
 
     Raises:
-      UserError: steps that the measures need and the log lacks.
+      UserError: steps that the measures need and the log lacks, or a fact of the arm without a
+        probe at the depth.
     """
     probes = select(table, arm, depth)
     if not probes.size:
         return None
     facts = table.labels["fact"][probes].tolist()
+    without = sorted(set(table.labels["fact"][table.labels["arm"] == arm].tolist()) - set(facts))
+    if without:
+        raise UserError(
+            f"expected a probe of depth {depth!r} for every fact of arm {arm!r}, got none for "
+            f"{without[0]!r} and {len(without) - 1} more; add them, or leave those facts out"
+        )
     groups: dict[tuple[int, ...], list[int]] = {}
     for p, fact in enumerate(facts):
         groups.setdefault(tuple(times[fact]), []).append(p)

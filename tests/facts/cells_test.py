@@ -157,6 +157,12 @@ class BadLogTest(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, message):
             cells.read_table(change(_log()))
 
+    def test_a_fact_without_a_probe_at_a_depth(self):
+        study = estimates.open_study(_log().isel(probe=[0, 1, 2, 3, 6, 8]), {}, WINDOW, 0, 20)
+        self.assertLen(study.cell("rare", "memorization").fact_P, 3)
+        with self.assertRaisesRegex(UserError, "'semantic' for every fact.*for 'b' and 1 more"):
+            study.cell("rare", "semantic")
+
     def test_dimensions_in_another_order(self):
         table, turned = (
             cells.read_table(log) for log in (_log(), _log().transpose("measure", "probe", "step"))
