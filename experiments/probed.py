@@ -27,6 +27,7 @@ from llm_dynamics.train.loop import train
 from llm_dynamics.train.parts import Parts
 from llm_dynamics.train.processes import on_first
 from llm_dynamics.train.run_folder import RunFolder
+from llm_dynamics.train.transform import Transform
 
 _log = logging.getLogger("llm_dynamics.probed")
 
@@ -52,6 +53,7 @@ def prepare(
     *,
     injections: Sequence[Injection] = (),
     open_with: Callable[[DataConfig], OpenData] = open_data,
+    transform: Transform | None = None,
 ) -> Prepared:
     """Opens the data and refuses whatever does not fit before any training.
 
@@ -62,11 +64,12 @@ def prepare(
       steps: sorted steps at which it is asked, in 0 .. spec.train.steps.
       injections: texts put into the rows of the run.
       open_with: opens the sources of `spec.data`.
+      transform: makes the run's model out of another one that it starts from.
 
     Raises:
       UserError: parts, data, tokenizer, probes or injections that do not fit each other.
     """
-    run_parts = parts_lib.build(spec, folder)
+    run_parts = parts_lib.build(spec, folder, transform)
     _log.info("preparing the data: %s", ", ".join(spec.data.sources))
     data = open_with(spec.data)
     tokenizer = build_tokenizer(spec.data, data)

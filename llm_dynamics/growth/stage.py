@@ -1,0 +1,207 @@
+"""Growth as a transform between two stages: a run that starts from a smaller model's checkpoint."""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from llm_dynamics import files
+from llm_dynamics.batch import Batch
+from llm_dynamics.errors import UserError
+from llm_dynamics.growth import apply, axes, checks, cost, ligo, presets, traits
+from llm_dynamics.growth.learn import LearnConfig, fit
+from llm_dynamics.growth.ligo import LigoConfig
+from llm_dynamics.growth.operator import Operator
+from llm_dynamics.growth.presets import Pair
+from llm_dynamics.model import sharding, size
+from llm_dynamics.model.config import ModelConfig
+from llm_dynamics.model.decoder import Decoder
+from llm_dynamics.model.loss import training_loss
+from llm_dynamics.spec import nearest, to_json
+from llm_dynamics.train.config import RunSpec
+
+_log = logging.getLogger(__name__)
+
+LEARNED = "ligo"
+# What of a model may differ between source and target: its sizes, and how it is computed.
+_SIZES = (
+    "vocab_size", "width", "num_layers", "num_heads", "num_kv_heads", "head_dim", "mlp_width",
+    "max_length", "norm_eps",
+)  # fmt: skip
+_COMPUTATION = ("compute_dtype", "attention", "remat", "scan_unroll", "loss_chunk")
+
+
+@dataclasses.dataclass(frozen=True)
+class GrowthConfig:
+    """How a source becomes the target.
+
+    Raises:
+      UserError: an unknown operator.
+    """
+
+    width: str = "zero_pad"  # one of presets.WIDTHS, or "ligo" for both
+    depth: str = "stack"  # one of depth.PATTERNS, or "identity"
+    ligo: str = "shared"  # one of ligo.PRESETS, where width is "ligo"
+    learn: LearnConfig = dataclasses.field(default_factory=LearnConfig)
+    exact: bool = False  # refuse an operator that changes the function
+    seed: int = 0  # of what is drawn or selected
+
+    def __post_init__(self):
+        known = (*presets.WIDTHS, LEARNED)
+        if self.width not in known:
+            raise UserError(f"unknown growth.width {self.width!r}; {nearest(self.width, known)}")
+        if self.ligo not in ligo.PRESETS:
+            raise UserError(
+                f"unknown growth.ligo {self.ligo!r}; {nearest(self.ligo, ligo.PRESETS)}"
+            )
+
+    @property
+    def name(self) -> str:
+        """Of the operator."""
+        return f"ligo-{self.ligo}" if self.width == LEARNED else f"{self.width}+{self.depth}"
+
+
+class Growth:
+    """Makes a run's model out of a smaller one's checkpoint; a `train.transform.Transform`.
+
+    It writes RUN/growth.json: the operator, what it cost, and what it did to the function.
+
+    Attributes:
+      config: the operator.
+      record: the file that is written, or None.
+      batches: t -> the batch that update t of a learned operator reads, and that the checks use;
+        set before the run starts.
+    """
+
+    def __init__(self, config: GrowthConfig, record: Path | None = None):
+        self.config, self.record = config, record
+        self.batches: Callable[[int], Batch] | None = None
+
+    def check(self, source: ModelConfig, spec: RunSpec) -> None:
+        """Refuses models that do not grow into each other, before any computation.
+
+        Raises:
+          UserError: names the rule that is broken.
+        """
+        pair = pair_of(source, spec.model, self.config.seed)
+        if self.config.width == LEARNED:
+            if self.config.exact:
+                raise UserError(
+                    "growth.exact=true asks to preserve the function, and a learned operator does "
+                    "not; use growth.width=tile or zero_pad with growth.depth=identity"
+                )
+            ligo.init(self._ligo(), pair)
+            return
+        operator = presets.make(pair, self.config.width, self.config.depth)
+        if self.config.exact:
+            presets.require_exact(operator)
+
+    def apply(
+        self, params: Any, opt_state: Any, source: ModelConfig, spec: RunSpec
+    ) -> tuple[Any, Any]:
+        """Parameters of the run's model; the optimizer's state is not grown here.
+
+        Raises:
+          UserError: an operator that was to preserve the function and did not.
+        """
+        pair = pair_of(source, spec.model, self.config.seed)
+        small, large = Decoder(source), Decoder(spec.model)
+        sizes = spec.train.mesh
+        mesh = sharding.make_mesh(sizes.data, sizes.fsdp, sizes.tensor)
+        where = sharding.param_shardings(large, mesh)
+        step_flops = size.flops_per_token(spec.model, spec.data.length) * (
+            spec.data.batch_size * spec.data.length
+        )
+        about: dict[str, Any] = {"operator": self.config.name, "config": to_json(self.config)}
+        with sharding.activate(mesh):
+            if self.config.width == LEARNED:
+                operator, about["learned"], flops = self._fit(pair, params, large, step_flops)
+            else:
+                operator = presets.make(pair, self.config.width, self.config.depth)
+                flops = cost.growth_flops(operator, pair.source, pair.target)
+            key = jax.random.key(self.config.seed)
+            grown = apply.grow_sharded(
+                operator, pair.source, pair.target, params, where, key, pair.traits.head_norm
+            )
+            found = None
+            if self.batches is not None:
+                batch = self.batches(0)
+                found = checks.preserved(small, params, large, grown, batch)
+                about |= checks.report(
+                    found,
+                    checks.without_gradient(large, grown, batch, pair.target),
+                    checks.duplicates(grown, pair.target),
+                )
+        if self.config.exact and found is not None:
+            checks.require_preserved(found, self.config.name)
+        about |= {"exact": operator.exact, "broken": list(operator.broken), "flops": flops}
+        if self.record is not None and jax.process_index() == 0:
+            files.write_json(self.record, about)
+        return grown, opt_state
+
+    def _ligo(self) -> LigoConfig:
+        return dataclasses.replace(ligo.PRESETS[self.config.ligo], seed=self.config.seed)
+
+    def _fit(
+        self, pair: Pair, params: Any, large: Decoder, step_flops: float
+    ) -> tuple[Operator, dict[str, Any], float]:
+        if self.batches is None:
+            raise ValueError("expected batches to learn an operator from")
+        config = self._ligo()
+        _log.info("learning the operator %s", self.config.name)
+        fitted = fit(
+            self.config.learn,
+            config,
+            pair,
+            params,
+            lambda p, batch: training_loss(large, p, batch)[0],
+            self.batches,
+            pair.traits.head_norm,
+        )
+        operator = ligo.operator(config, pair, fitted.learned)
+        once = cost.growth_flops(operator, pair.source, pair.target)
+        flops = fitted.updates * cost.update_flops(step_flops, once) + once
+        about = {
+            "numbers": ligo.num_learned(fitted.learned),
+            "rate": fitted.rate,
+            "travel": fitted.travel,
+            "losses": {str(rate): course.tolist() for rate, course in fitted.losses.items()},
+        }
+        return operator, about, flops
+
+
+def pair_of(source: ModelConfig, target: ModelConfig, seed: int = 0) -> Pair:
+    """Source and target as operators see them.
+
+    Raises:
+      UserError: models that differ in more than their sizes.
+    """
+    for field in dataclasses.fields(ModelConfig):
+        if field.name in (*_SIZES, *_COMPUTATION):
+            continue
+        ours, theirs = getattr(target, field.name), getattr(source, field.name)
+        if ours != theirs:
+            raise UserError(
+                f"expected a target that differs from the source in sizes alone, got "
+                f"{field.name} {theirs!r} -> {ours!r}; give both the same"
+            )
+    return Pair(
+        graph_of(source), graph_of(target), traits.of_decoder(source), traits.of_decoder(target),
+        seed,
+    )  # fmt: skip
+
+
+def graph_of(config: ModelConfig) -> axes.Graph:
+    """The axis graph of a model, from shapes alone."""
+    return axes.graph(jax.eval_shape(Decoder(config).new_params, jax.random.key(0)))
+
+
+def fitting(source: ModelConfig, target: ModelConfig, config: GrowthConfig) -> ModelConfig:
+    """The target with the epsilon of its norms that the operator asks for."""
+    if config.width == LEARNED:
+        return dataclasses.replace(target, norm_eps=source.norm_eps)
+    eps = presets.make(pair_of(source, target, config.seed), config.width, config.depth).eps
+    return dataclasses.replace(target, norm_eps=source.norm_eps if eps is None else eps)
