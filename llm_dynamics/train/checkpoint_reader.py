@@ -1,6 +1,9 @@
-"""Reading the checkpoints of another run, which stay as they are."""
+"""Reading the checkpoints of another run, which stay as they are, or are only planned."""
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import orbax.checkpoint as ocp
@@ -10,20 +13,38 @@ from llm_dynamics.train.checkpoint import first_line, leaves
 from llm_dynamics.train.run_folder import RunFolder
 
 
-def steps(run: Path) -> list[int]:
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """A run that is not trained yet, by what its folder will say: see `Parts.planned_as`."""
+
+    steps: tuple[int, ...]  # of its checkpoints
+    meta: dict[str, Any]  # of every one
+    stored: dict[str, str]  # types and shapes of its state
+    record: dict[str, Any]  # its spec.json
+
+
+PlannedRuns = Mapping[str, Planned]  # by run folder, an absolute path
+NOTHING: PlannedRuns = MappingProxyType({})
+
+
+def steps(run: Path, planned: PlannedRuns) -> list[int]:
     """The completed checkpoints; what is being written has another name."""
+    if found := planned.get(str(run)):
+        return list(found.steps)
     folder = RunFolder(run).checkpoints
     return (
         sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
     )
 
 
-def meta(run: Path, step: int) -> dict[str, Any]:
+def meta(run: Path, step: int, planned: PlannedRuns) -> dict[str, Any]:
     """What a checkpoint says of its run, see `start.record`.
 
     Raises:
       UserError: it says nothing.
     """
+    if found := planned.get(str(run)):
+        return found.meta
     path = RunFolder(run).checkpoints / str(step) / "meta"
     try:
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
@@ -36,12 +57,14 @@ def meta(run: Path, step: int) -> dict[str, Any]:
         ) from error
 
 
-def stored(run: Path, step: int) -> dict[str, str]:
+def stored(run: Path, step: int, planned: PlannedRuns) -> dict[str, str]:
     """Types and shapes of the leaves of a checkpoint, see `checkpoint.leaves`.
 
     Raises:
       UserError: it is damaged.
     """
+    if found := planned.get(str(run)):
+        return found.stored
     path = RunFolder(run).checkpoints / str(step) / "state"
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:

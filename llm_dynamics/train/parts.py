@@ -10,13 +10,17 @@ from jax.sharding import Mesh
 
 from llm_dynamics.batch import Batch
 from llm_dynamics.data.lineage import Lineage
+from llm_dynamics.data.plan import Plan
 from llm_dynamics.errors import UserError
 from llm_dynamics.model import sharding
 from llm_dynamics.model.attention import resolve
 from llm_dynamics.model.decoder import Decoder
 from llm_dynamics.optim.optimizer import make_optimizer
 from llm_dynamics.optim.schedules import make_schedule
+from llm_dynamics.spec import to_json
 from llm_dynamics.train import replayed, start
+from llm_dynamics.train.checkpoint import leaves
+from llm_dynamics.train.checkpoint_reader import NOTHING, Planned, PlannedRuns
 from llm_dynamics.train.config import RunSpec
 from llm_dynamics.train.run_folder import RunFolder
 from llm_dynamics.train.start import Origin
@@ -39,6 +43,8 @@ class Parts:
     # The stages up to there, with what the run replays of them.
     lineage: Lineage = dataclasses.field(default_factory=Lineage)
     transform: Transform | None = None  # makes the model out of the origin's
+    # Runs that will be trained before it.
+    planned: PlannedRuns = dataclasses.field(default_factory=dict)
 
     @property
     def first_data_step(self) -> int:
@@ -50,6 +56,22 @@ class Parts:
         if self.origin is None:
             return init_state(self.decoder, self.optimizer, self.mesh, self.spec.seed)
         return start.load(self.origin, self.spec, self.abstract, self.optimizer, self.transform)
+
+    def planned_as(self, plan: Plan) -> Planned:
+        """What the run's folder will say, for runs that are planned to start from it."""
+        spec, saves = self.spec, self.spec.train.checkpoint
+        total = spec.train.steps
+        always = {*saves.kept(), total}
+        regular = range(saves.every, total, saves.every) if saves.every else ()
+        latest = sorted({*always, *regular} - {0})[-saves.keep :]
+        record = {"spec": spec, "data": plan.describe(), "parent": self.origin, "versions": {}}
+        state = {"params": self.abstract.params, "opt_state": self.abstract.opt_state}
+        return Planned(
+            steps=tuple(step for step in sorted({*always, *latest}) if step <= total),
+            meta=start.record(spec, self.origin, plan),
+            stored=leaves(state),
+            record=to_json(record),
+        )
 
     @property
     def row_devices(self) -> int:
@@ -78,7 +100,10 @@ class Parts:
 
 
 def build(
-    spec: RunSpec, folder: RunFolder | None = None, transform: Transform | None = None
+    spec: RunSpec,
+    folder: RunFolder | None = None,
+    transform: Transform | None = None,
+    planned: PlannedRuns = NOTHING,
 ) -> Parts:
     """Builds the parts of a run over all devices.
 
@@ -87,6 +112,7 @@ def build(
       folder: its run folder; what it started from is read there once that was written down.
       transform: makes the run's model out of that of the checkpoint it starts from, where the two
         differ.
+      planned: runs that will be trained before it, for plans of several stages.
 
     Raises:
       UserError: a mesh that does not divide the devices, model or batch, a schedule that does not
@@ -103,13 +129,15 @@ def build(
     sharding.check_mesh(spec.model, mesh, spec.data.batch_size // spec.train.accumulate)
     resolve(spec.model)
     decoder = Decoder(spec.model)
-    origin = start.find(spec, folder)
+    origin = start.find(spec, folder, planned)
     schedule = make_schedule(
         spec.optim.schedule, spec.train.steps, *start.schedule_span(spec, origin)
     )
     optimizer = make_optimizer(spec.optim, schedule)
     abstract = abstract_state(decoder, optimizer, mesh)
     if origin and not start.has_checkpoints(folder):
-        start.check(origin, spec, abstract, optimizer, transform)
-    lineage = replayed.find(spec, origin, folder)
-    return Parts(spec, mesh, decoder, schedule, optimizer, abstract, origin, lineage, transform)
+        start.check(origin, spec, abstract, optimizer, transform, planned)
+    lineage = replayed.find(spec, origin, folder, planned)
+    return Parts(
+        spec, mesh, decoder, schedule, optimizer, abstract, origin, lineage, transform, planned
+    )

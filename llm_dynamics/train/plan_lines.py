@@ -11,10 +11,11 @@ from llm_dynamics.train import start
 from llm_dynamics.train.parts import Parts
 
 
-def describe(parts: Parts, plan: Plan) -> list[str]:
+def describe(parts: Parts, plan: Plan, memory: bool = True) -> list[str]:
     """Parameters, tokens by source, FLOPs, memory and learning rates of a run.
 
-    The training step is compiled for the devices at hand, on shapes alone; nothing is allocated.
+    For the memory, the training step is compiled for the devices at hand, on shapes alone; nothing
+    is allocated.
     """
     spec, schedule = parts.spec, parts.schedule
     start.check_plan(spec, parts.origin, plan)
@@ -46,11 +47,15 @@ def describe(parts: Parts, plan: Plan) -> list[str]:
             f"also validated: {held['name']}, {held['documents']:,} documents of "
             f"{held['tokens']:,} tokens; licence {held['licence'] or 'not stated'}"
         )
-    lines += _memory(parts)
+    lines += _memory(parts) if memory else []
     warmup = spec.optim.schedule.warmup
     marks = sorted({0, warmup, total // 4, total // 2, 3 * total // 4, total - 1} - {total})
     rates = ", ".join(f"{t}: {float(schedule(jnp.asarray(t))):.3g}" for t in marks)
-    return [*lines, f"learning rate by step: {rates}", *start.joint_lines(spec, parts.origin)]
+    return [
+        *lines,
+        f"learning rate by step: {rates}",
+        *start.joint_lines(spec, parts.origin, parts.planned),
+    ]
 
 
 def ledger(about: dict[str, Any]) -> list[str]:

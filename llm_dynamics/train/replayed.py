@@ -19,6 +19,7 @@ from llm_dynamics.data.replay import parse_replays
 from llm_dynamics.data.sources import parse_source
 from llm_dynamics.errors import UserError
 from llm_dynamics.files import expanded
+from llm_dynamics.train.checkpoint_reader import NOTHING, PlannedRuns
 from llm_dynamics.train.config import RunSpec
 from llm_dynamics.train.run_folder import RunFolder, read_spec
 from llm_dynamics.train.start import Origin
@@ -26,7 +27,12 @@ from llm_dynamics.train.start import Origin
 _log = logging.getLogger(__name__)
 
 
-def find(spec: RunSpec, origin: Origin | None, folder: RunFolder | None = None) -> Lineage:
+def find(
+    spec: RunSpec,
+    origin: Origin | None,
+    folder: RunFolder | None = None,
+    planned: PlannedRuns = NOTHING,
+) -> Lineage:
     """The stages before a run, and those of them that `spec.data.replay` names.
 
     Only what the run's parameters were trained on can be replayed: stages of the chain of
@@ -38,6 +44,7 @@ def find(spec: RunSpec, origin: Origin | None, folder: RunFolder | None = None) 
       spec: the run.
       origin: from `start.find`.
       folder: its run folder; what it replays is read there once that was written down.
+      planned: runs that will be trained before it.
 
     Raises:
       UserError: a run outside the chain, one that has read nothing or rows of another length, or
@@ -58,7 +65,7 @@ def find(spec: RunSpec, origin: Origin | None, folder: RunFolder | None = None) 
             )
         return Lineage()
     try:
-        stages = stages_of(origin)
+        stages = stages_of(origin, planned)
     except UserError as error:
         if asked:
             raise
@@ -69,13 +76,14 @@ def find(spec: RunSpec, origin: Origin | None, folder: RunFolder | None = None) 
     return Lineage(stages, _resolve(asked, stages, spec.data.length))
 
 
-def stages_of(origin: Origin) -> tuple[Stage, ...]:
-    """The stages up to a checkpoint, that of the checkpoint last.
+def stages_of(origin: Origin, planned: PlannedRuns = NOTHING) -> tuple[Stage, ...]:
+    """The stages up to a checkpoint, that of the checkpoint last; see `find`.
 
     Raises:
       UserError: the spec.json of a stage is missing or damaged.
     """
-    record = read_spec(RunFolder(Path(origin.run)).spec)
+    known = planned.get(origin.run)
+    record = known.record if known else read_spec(RunFolder(Path(origin.run)).spec)
     earlier = Lineage()
     if "lineage" in record["data"]:
         earlier = specs.from_json(Lineage, record["data"]["lineage"])

@@ -21,6 +21,7 @@ from llm_dynamics.optim import carried
 from llm_dynamics.train import checkpoint_reader as reader
 from llm_dynamics.train import joint
 from llm_dynamics.train.checkpoint import differences, leaves
+from llm_dynamics.train.checkpoint_reader import NOTHING, PlannedRuns
 from llm_dynamics.train.config import RunSpec
 from llm_dynamics.train.run_folder import RunFolder, read_spec
 from llm_dynamics.train.state import State, abstract_state, shardings
@@ -73,8 +74,13 @@ def record(spec: RunSpec, origin: Origin | None, plan: Plan) -> dict[str, Any]:
     }
 
 
-def find(spec: RunSpec, folder: RunFolder | None) -> Origin | None:
+def find(spec: RunSpec, folder: RunFolder | None, planned: PlannedRuns = NOTHING) -> Origin | None:
     """The origin that the run folder recorded, else the one that the spec asks for.
+
+    Args:
+      spec: the run.
+      folder: its run folder, if it has one.
+      planned: runs that will be trained before it.
 
     Raises:
       UserError: no such run or checkpoint.
@@ -87,7 +93,7 @@ def find(spec: RunSpec, folder: RunFolder | None) -> Origin | None:
     run = expanded(asked.run).absolute()
     if folder and run.resolve() == folder.path.resolve():
         raise UserError(f"expected train.start.run to be another run, got the workdir {run} itself")
-    steps = reader.steps(run)
+    steps = reader.steps(run, planned)
     if not steps:
         raise UserError(
             f"expected a run folder with checkpoints at train.start.run={asked.run}, found none "
@@ -99,7 +105,7 @@ def find(spec: RunSpec, folder: RunFolder | None) -> Origin | None:
             f"expected train.start.step to be a checkpoint of {run}, got {step}; it has steps "
             f"{', '.join(map(str, steps))}"
         )
-    return origin_at(run, step, reader.meta(run, step))
+    return origin_at(run, step, reader.meta(run, step, planned))
 
 
 def origin_at(run: Path, step: int, meta: dict[str, Any]) -> Origin:
@@ -125,7 +131,7 @@ def origin_at(run: Path, step: int, meta: dict[str, Any]) -> Origin:
 
 def has_checkpoints(folder: RunFolder | None) -> bool:
     """Whether the run can go on from a checkpoint of its own: its origin is not read again."""
-    return folder is not None and bool(reader.steps(folder.path))
+    return folder is not None and bool(reader.steps(folder.path, NOTHING))
 
 
 def check(
@@ -134,17 +140,18 @@ def check(
     abstract: State,
     optimizer: optax.GradientTransformation,
     transform: Transform | None = None,
+    planned: PlannedRuns = NOTHING,
 ) -> None:
     """Refuses an origin that does not fit the run, reading its metadata alone.
 
-    Arguments are those of `load`.
+    Arguments are those of `load` and `find`.
 
     Raises:
       UserError: another model, shape, dtype or, where data or schedule go on, other ones; or the
         origin is no longer what it was when the run began.
     """
     run = Path(origin.run)
-    meta = reader.meta(run, origin.step)
+    meta = reader.meta(run, origin.step, planned)
     if origin_at(run, origin.step, meta) != origin:
         raise UserError(
             f"the checkpoint of step {origin.step} in {run} is another one than this run began "
@@ -157,7 +164,11 @@ def check(
         sharding.check_mesh(model, mesh, spec.data.batch_size // spec.train.accumulate)
         abstract = _abstract_source(model, abstract, optimizer)
     wanted = _wanted(spec, abstract)
-    stored = {k: v for k, v in reader.stored(run, origin.step).items() if k.split("/")[0] in wanted}
+    stored = {
+        k: v
+        for k, v in reader.stored(run, origin.step, planned).items()
+        if k.split("/")[0] in wanted
+    }
     if wrong := differences(stored, leaves(wanted)):
         raise UserError(f"{_where(origin)} does not fit this run: {wrong}")
 
@@ -269,7 +280,7 @@ def load(
         restored = reader.restore(run, origin.step, _wanted(spec, abstract))
         params, opt_state = restored["params"], restored.get("opt_state")
     else:
-        model = _model(reader.meta(run, origin.step), spec)
+        model = _model(reader.meta(run, origin.step, NOTHING), spec)
         restored = reader.restore(
             run, origin.step, _wanted(spec, _abstract_source(model, abstract, optimizer))
         )
@@ -301,12 +312,12 @@ def describe(spec: RunSpec, origin: Origin | None) -> list[str]:
     ]
 
 
-def joint_lines(spec: RunSpec, origin: Origin | None) -> list[str]:
+def joint_lines(spec: RunSpec, origin: Origin | None, planned: PlannedRuns = NOTHING) -> list[str]:
     """The learning rates around the start, for dry runs."""
     if origin is None:
         return []
     try:
-        meta = reader.meta(Path(origin.run), origin.step)
+        meta = reader.meta(Path(origin.run), origin.step, planned)
         return joint.lines(meta, origin.schedule_step, spec)
     except UserError:  # a run that goes on from its own checkpoints does not need its origin
         return [f"learning rate before the start: not known any more, {origin.run} is gone"]

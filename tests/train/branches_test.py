@@ -12,11 +12,13 @@ from absl.testing import absltest
 
 from llm_dynamics.data.build import build_plan
 from llm_dynamics.data.config import DataConfig
+from llm_dynamics.errors import UserError
 from llm_dynamics.model import presets
 from llm_dynamics.optim.optimizer import OptimConfig
 from llm_dynamics.optim.schedules import ScheduleConfig
 from llm_dynamics.probe.cadence import ProbeConfig
 from llm_dynamics.spec import fingerprint, from_json, override
+from llm_dynamics.train import checkpoint_reader, plan_lines
 from llm_dynamics.train import parts as parts_lib
 from llm_dynamics.train.checkpoint import Checkpoints
 from llm_dynamics.train.config import CheckpointConfig, RunSpec, TrainConfig
@@ -144,6 +146,39 @@ class AnnealTest(absltest.TestCase):
         (lineage,) = record["data"]["lineage"]["stages"]
         self.assertEqual((lineage["run"], lineage["seen"]), (str(self.trunk.path), 4 * 8))
         self.assertIsNone(trunk["parent"])
+
+    def test_what_is_planned_is_what_happens(self):
+        real = parts_lib.build(self.branch_spec)
+        away = self.root / "away"
+        self.trunk.path.rename(away)
+        self.addCleanup(away.rename, self.trunk.path)
+        parts = parts_lib.build(self.spec)
+        plan = build_plan(self.spec.data, steps=8)
+        planned = {str(self.trunk.path): parts.planned_as(plan)}
+        branch = parts_lib.build(self.branch_spec, planned=planned)
+        self.assertEqual((branch.origin, branch.lineage), (real.origin, real.lineage))
+        plan = build_plan(
+            branch.spec.data, steps=2, first_step=branch.first_data_step, lineage=branch.lineage
+        )
+        lines = plan_lines.describe(branch, plan, memory=False)
+        self.assertIn(f"start: step 4 of {self.trunk.path}; optimizer keep", "\n".join(lines))
+        self.assertIn(["-1", "0.0055", "–"], [line.split() for line in lines])
+        for changes, message in (
+            ({"train.start.step": 5}, "got 5; it has steps 2, 4, 6, 8"),
+            ({"optim.clip_norm": 0.0}, "does not fit this run: opt_state/"),
+            ({"optim.schedule.decay": 3}, "another schedule"),
+            ({"model.width": 32}, "another model"),
+        ):
+            with self.assertRaisesRegex(UserError, message):
+                parts_lib.build(override(self.branch_spec, changes), planned=planned)
+
+    def test_planned_checkpoints_are_those_that_are_kept(self):
+        keep = {"train.checkpoint.keep": 2, "train.checkpoint.steps": "2"}
+        spec = override(self.spec, keep | {"train.steps": 9})
+        folder = _run(spec, self.root / "kept")
+        planned = parts_lib.build(spec).planned_as(build_plan(spec.data, steps=9))
+        self.assertEqual(planned.steps, (2, 8, 9))
+        self.assertEqual(list(planned.steps), checkpoint_reader.steps(folder.path, {}))
 
 
 if __name__ == "__main__":
