@@ -101,17 +101,18 @@ def accumulation(study: Study, arm: str, depth: str) -> Estimate:
     return levels.then(lambda r: (r @ centred_U / (centred_U @ centred_U))[:, None])
 
 
-def predicted_threshold(study: Study, arm: str, depth: str) -> tuple[Estimate, Threshold]:
-    """The interval beyond which an arm's line of forgetting foretells no building up, log10 steps.
+def forgetting_line(study: Study, arm: str, depth: str) -> tuple[Estimate, Threshold]:
+    """An arm's control-subtracted gain on log10 of the steps after the last maximum, R x 2.
 
-    The line of the control-subtracted gain on log10 of the steps after the last maximum reaches 0
-    where that of retainability, its ratio to the gain at the maximum, does; without the division
-    it exists where that gain may be 0 as well.
+    Returns:
+      Slope and intercept, and where the line reaches 0: the interval beyond which it foretells no
+      building up. That is where the line of retainability, the ratio to the gain at the maximum,
+      does; without the division it exists where that gain may be 0 as well.
     """
     offsets_T = study.cell(arm, depth).offsets_T
     curve = subtracted(study, arm, depth, lambda s, cell: s.mean(cell, cell.gain_at_lag_TxP))
     line = estimates.line_of(curve, offsets_T)
-    return estimates.crossing(line), threshold(line, math.log10(offsets_T[-1]))
+    return line, threshold(line, math.log10(offsets_T[-1]))
 
 
 def side(found: Threshold, log_interval: float) -> str:
@@ -252,7 +253,8 @@ def _add_paraphrase(add, study: Study, depth: str, same: str, other: str, after:
 
 def _add_intervals(add, study: Study, depth: str, same: str, intervals: Sequence[str]) -> None:
     """Whether what encounters add builds up, and whether it is foretold to."""
-    at, found = predicted_threshold(study, same, depth)
+    fitted, found = forgetting_line(study, same, depth)
+    at = estimates.crossing(fitted)
     unclear = doubt(subtracted(study, same, depth, gain_after(0)))
     line = (
         f"at which the least-squares line of the {NET}gain of {same} on log10 of the steps after "
@@ -270,7 +272,9 @@ def _add_intervals(add, study: Study, depth: str, same: str, intervals: Sequence
     for arm in intervals:
         times = study.schedule[arm]
         gap = times[1] - times[0]
-        log_interval = math.log10(max(gap - study.lag, 1))
+        since = max(gap - study.lag, 1)
+        log_interval = math.log10(since)
+        met = f"{since} steps from the maximum after an encounter of {arm}"
         add(
             f"accumulation/{arm}",
             accumulation(study, arm, depth),
@@ -282,11 +286,19 @@ def _add_intervals(add, study: Study, depth: str, same: str, intervals: Sequence
             f"threshold/{arm}",
             at.then(lambda x, here=log_interval: here - x),
             "log10 steps",
-            f"log10 of the {max(gap - study.lag, 1)} steps from the maximum after an encounter of "
-            f"{arm}, {study.lag} steps after it, to the next one, less log10 of the time {line}; "
-            "above 0: met too rarely to build up, by the line",
+            f"log10 of the {met}, {study.lag} steps after it, to the next encounter, less log10 of "
+            f"the time {line}; above 0: met too rarely to build up, by the line",
             "; ".join(filter(None, (side(found, log_interval), found.note, unclear))),
             missing="the line does not fall: no interval is foretold to be too long",
+        )
+        add(
+            f"foretold/{arm}",
+            fitted.then(lambda x, here=log_interval: x[:, :1] * here + x[:, 1:]),
+            NATS,
+            f"what the least-squares line of the {NET}gain of {same} on log10 of the steps after "
+            f"the last maximum leaves at the {met} to the next one; above 0: foretold to build up, "
+            "the other side of the learnability threshold from below 0, whether or not the "
+            "threshold itself has an upper end",
         )
 
 

@@ -181,6 +181,11 @@ class ThresholdTest(parameterized.TestCase):
         steps = np.log10(60 - study.lag)
         row = rows["run/memorization/threshold/every60"]
         self.assertAlmostEqual(row["value"], steps - expected)
+        gain = claims.subtracted(study, "duplication", "memorization", claims.gain_after(0))
+        left = (line.draws_RxT[0] @ [steps, 1]) * gain.draws_RxT[0, 0]
+        row = rows["run/memorization/foretold/every60"]
+        self.assertAlmostEqual(row["value"], left)
+        self.assertEqual(verdict(row), "above" if steps < expected else "below")
 
     def test_shorter_intervals_are_often_enough(self):
         _, rows = self._rows(0.3)

@@ -22,7 +22,8 @@ class ClaimsTableTest(absltest.TestCase):
             _row("batch-half-facts-half/semantic/gain/raw", 0.1, 0.2),
             _row("size-1m/semantic/inflation", 0.5, 1.5),
             _row("size-1m/semantic/accumulation/every10", 0.1, 0.2),
-            _row("size-1m/semantic/threshold/every10", -0.2, -0.1),
+            _row("size-1m/semantic/foretold/every10", -0.2, -0.1),
+            _row("size-1m/semantic/threshold/every10", -0.2, -0.1),  # says the same
             _row("size-1m/semantic/threshold/predicted", 1.0, 2.0),  # no contrast
             _row("size-1m/semantic/long-tail/measured", 0.1, 0.2),
             _row("size-1m/semantic/long-tail/predicted", 0.1, 0.2),
@@ -49,8 +50,9 @@ class ClaimsTableTest(absltest.TestCase):
                     *("1", "0", "1", "0")
                 ],
                 "What encounters add builds up": ["1", "1", "0", "0"],
-                "An interval lies on one side of the threshold that the line of forgetting "
-                "foretells": ["1", "0", "1", "0"],
+                "What encounters add is foretold to build up, by the line of forgetting": [
+                    *("1", "0", "1", "0")
+                ],
                 "Frequent facts end higher": ["1", "1", "0", "0"],
                 "Cosine instead of a constant rate": ["1", "0", "1", "0"],
                 "Half of the batch": ["1", "0", "0", "1"],
@@ -61,7 +63,13 @@ class ClaimsTableTest(absltest.TestCase):
     def test_what_is_kept_says_what_every_setting_was_given(self):
         whole = claims_report.ArmDose(12, 6, 3600.0, 0.003)
         study = claims_report.ClaimsStudy(
-            rows=[],
+            rows=[
+                {
+                    **_row("size-1m/semantic/threshold/every10", 0.0, 0.0),
+                    **{"value": -1.2, "low": None, "high": None, "unit": "log10 steps", "n": 24},
+                    "note": "unbounded: the interval of the predicted threshold reaches; more",
+                }
+            ],
             changes={"size-1m": "8 runs", "decay-none": "2 runs; optim.weight_decay: 0.1 -> 0.0"},
             num_runs=10,
             studies={},
@@ -76,6 +84,7 @@ class ClaimsTableTest(absltest.TestCase):
             command="launch/local claims",
         )
         kept = claims_report.markdown(study)
+        self.assertIn("threshold/every10 | −1.20 | – | log10 steps | 24 | unbounded |\n", kept)
         self.assertIn("| size-1m | 8 runs: the reference | 3,333 |", kept)
         self.assertIn("| decay-none | 2 runs; optim.weight_decay: 0.1 -> 0.0 | none |", kept)
         self.assertIn("| setting | duplication | once |\n|---|---:|---:|\n", kept)
