@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import optax
 
 from llm_dynamics import files
+from llm_dynamics import spec as specs
 from llm_dynamics.batch import Batch
 from llm_dynamics.errors import UserError
-from llm_dynamics.growth import apply, axes, checks, cost, ligo, presets, traits
+from llm_dynamics.growth import apply, axes, checks, cost, ligo, moments, presets, traits
 from llm_dynamics.growth.learn import LearnConfig, fit
 from llm_dynamics.growth.ligo import LigoConfig
 from llm_dynamics.growth.operator import Operator
@@ -20,6 +22,8 @@ from llm_dynamics.model import sharding, size
 from llm_dynamics.model.config import ModelConfig
 from llm_dynamics.model.decoder import Decoder
 from llm_dynamics.model.loss import training_loss
+from llm_dynamics.optim.multipliers import make_grown_optimizer
+from llm_dynamics.optim.optimizer import make_optimizer
 from llm_dynamics.spec import nearest, to_json
 from llm_dynamics.train.config import RunSpec
 
@@ -46,6 +50,8 @@ class GrowthConfig:
     depth: str = "stack"  # one of depth.PATTERNS, or "identity"
     ligo: str = "shared"  # one of ligo.PRESETS, where width is "ligo"
     learn: LearnConfig = dataclasses.field(default_factory=LearnConfig)
+    moments: str = "reset"  # one of moments.POLICIES, what becomes of the optimizer's
+    rates: str = "hold"  # "hold" learning rates, or "scale" them with the entries (moments "scale")
     exact: bool = False  # refuse an operator that changes the function
     seed: int = 0  # of what is drawn or selected
 
@@ -56,6 +62,20 @@ class GrowthConfig:
         if self.ligo not in ligo.PRESETS:
             raise UserError(
                 f"unknown growth.ligo {self.ligo!r}; {nearest(self.ligo, ligo.PRESETS)}"
+            )
+
+        if self.moments not in moments.POLICIES:
+            raise UserError(
+                f"unknown growth.moments {self.moments!r}; "
+                f"{nearest(self.moments, moments.POLICIES)}"
+            )
+        if self.rates not in ("hold", "scale"):
+            raise UserError(f"expected growth.rates hold or scale, got {self.rates!r}")
+        if self.rates == "scale" and (self.moments != "scale" or self.width == LEARNED):
+            raise UserError(
+                "growth.rates=scale makes entries move as their source's would, which expects "
+                f"growth.moments=scale and no learned operator, got {self.moments!r} and "
+                f"{self.width!r}"
             )
 
     @property
@@ -71,13 +91,14 @@ class Growth:
 
     Attributes:
       config: the operator.
+      source: the smaller model.
       record: the file that is written, or None.
       batches: t -> the batch that update t of a learned operator reads, and that the checks use;
         set before the run starts.
     """
 
-    def __init__(self, config: GrowthConfig, record: Path | None = None):
-        self.config, self.record = config, record
+    def __init__(self, config: GrowthConfig, source: ModelConfig, record: Path | None = None):
+        self.config, self.source, self.record = config, source, record
         self.batches: Callable[[int], Batch] | None = None
 
     def check(self, source: ModelConfig, spec: RunSpec) -> None:
@@ -86,8 +107,25 @@ class Growth:
         Raises:
           UserError: names the rule that is broken.
         """
+        changes = specs.difference({"model": to_json(source)}, {"model": to_json(self.source)})
+        if changes:
+            raise UserError(
+                "the checkpoint to grow from is of another model than was said (there -> said): "
+                f"{'; '.join(changes)}; name the model of the source"
+            )
         pair = pair_of(source, spec.model, self.config.seed)
+        kept = spec.train.start.optimizer
+        if (self.config.moments == "reset") != (kept == "reset"):
+            raise UserError(
+                f"growth.moments={self.config.moments} expects train.start.optimizer="
+                f"{'reset' if self.config.moments == 'reset' else 'keep'}, got {kept}"
+            )
         if self.config.width == LEARNED:
+            if self.config.moments not in ("reset", "experimental"):
+                raise UserError(
+                    f"growth.moments={self.config.moments} cannot carry moments through a learned "
+                    "operator, which mixes gradients; use reset or experimental"
+                )
             if self.config.exact:
                 raise UserError(
                     "growth.exact=true asks to preserve the function, and a learned operator does "
@@ -96,13 +134,23 @@ class Growth:
             ligo.init(self._ligo(), pair)
             return
         operator = presets.make(pair, self.config.width, self.config.depth)
+        moments.check_policy(operator, pair.source, pair.target, self.config.moments)
         if self.config.exact:
             presets.require_exact(operator)
+
+    def optimizer(self, spec: RunSpec, schedule: optax.Schedule) -> optax.GradientTransformation:
+        """AdamW, with rates and decays of its own for grown entries where `rates` is "scale"."""
+        if self.config.rates == "hold":
+            return make_optimizer(spec.optim, schedule)
+        pair = pair_of(self.source, spec.model, self.config.seed)
+        operator = presets.make(pair, self.config.width, self.config.depth)
+        factors = moments.multipliers(operator, pair.source, pair.target, pair.traits.head_norm)
+        return make_grown_optimizer(spec.optim, schedule, factors)
 
     def apply(
         self, params: Any, opt_state: Any, source: ModelConfig, spec: RunSpec
     ) -> tuple[Any, Any]:
-        """Parameters of the run's model; the optimizer's state is not grown here.
+        """Parameters of the run's model, and the optimizer's moments by the policy.
 
         Raises:
           UserError: an operator that was to preserve the function and did not.
@@ -126,6 +174,11 @@ class Growth:
             grown = apply.grow_sharded(
                 operator, pair.source, pair.target, params, where, key, pair.traits.head_norm
             )
+            if opt_state is not None and self.config.moments != "reset":
+                opt_state = moments.grow_moments(
+                    operator, pair.source, pair.target, opt_state, self.config.moments,
+                    pair.traits.head_norm,
+                )  # fmt: skip
             found = None
             if self.batches is not None:
                 batch = self.batches(0)

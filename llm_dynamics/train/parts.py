@@ -133,7 +133,10 @@ def build(
     schedule = make_schedule(
         spec.optim.schedule, spec.train.steps, *start.schedule_span(spec, origin)
     )
-    optimizer = make_optimizer(spec.optim, schedule)
+    if transform:
+        optimizer = transform.optimizer(spec, schedule)
+    else:
+        optimizer = make_optimizer(spec.optim, schedule)
     abstract = abstract_state(decoder, optimizer, mesh)
     if origin and not start.has_checkpoints(folder):
         start.check(origin, spec, abstract, optimizer, transform, planned)

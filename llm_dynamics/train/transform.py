@@ -2,6 +2,8 @@
 
 from typing import Any, Protocol
 
+import optax
+
 from llm_dynamics.model.config import ModelConfig
 from llm_dynamics.train.config import RunSpec
 
@@ -39,5 +41,14 @@ class Transform(Protocol):
             `train.start.optimizer` is "reset", and the result's is then not looked at.
           source: the model of the origin.
           spec: the run that starts from it.
+        """
+        ...
+
+    def optimizer(self, spec: RunSpec, schedule: optax.Schedule) -> optax.GradientTransformation:
+        """The run's optimizer, with the same state as that of `optim.optimizer.make_optimizer`.
+
+        Args:
+          spec: the run.
+          schedule: its learning rate by the count of updates.
         """
         ...

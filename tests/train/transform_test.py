@@ -17,7 +17,7 @@ from llm_dynamics.data.build import build_plan
 from llm_dynamics.data.config import DataConfig
 from llm_dynamics.errors import UserError
 from llm_dynamics.model import presets, sharding
-from llm_dynamics.optim.optimizer import OptimConfig
+from llm_dynamics.optim.optimizer import OptimConfig, make_optimizer
 from llm_dynamics.optim.schedules import ScheduleConfig
 from llm_dynamics.probe.cadence import ProbeConfig
 from llm_dynamics.spec import override
@@ -45,6 +45,9 @@ class Padded:
             return jnp.pad(x, [(0, more)] + [(0, 0)] * (x.ndim - 1))
 
         return jax.tree.map(pad, (params, opt_state))
+
+    def optimizer(self, spec, schedule):
+        return make_optimizer(spec.optim, schedule)
 
 
 def _spec(root):

@@ -1,0 +1,270 @@
+"""The runs of a growth study: small models, what grows out of them, and large ones from scratch."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+from llm_dynamics import spec as specs
+from llm_dynamics.data.config import DataConfig
+from llm_dynamics.errors import UserError
+from llm_dynamics.facts.arms import FactsConfig
+from llm_dynamics.growth import stage as growth_stage
+from llm_dynamics.growth.learn import LearnConfig
+from llm_dynamics.growth.stage import GrowthConfig
+from llm_dynamics.model import presets, size
+from llm_dynamics.model.config import ModelConfig
+from llm_dynamics.optim.optimizer import OptimConfig
+from llm_dynamics.optim.schedules import ScheduleConfig
+from llm_dynamics.probe.cadence import ProbeConfig
+from llm_dynamics.train.config import CheckpointConfig, RunSpec, StartConfig, TrainConfig
+
+SMALL = "small"  # the source
+BRIEF = "brief"  # the source, trained for a part of its steps
+SCRATCH = "scratch"
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """All runs of the study follow from one.
+
+    Every learning rate is constant behind its warm-up, so that no loss is read amid a schedule.
+    """
+
+    base: RunSpec  # the small model's run
+    facts: FactsConfig  # injected into it
+    pairs: tuple[str, ...]  # NAME:key=value/key=value of the large model, over the small one
+    operators: tuple[str, ...]  # WIDTH+DEPTH, ligo-PRESET; WIDTH alone where layers stay
+    steps: int  # of a grown model
+    moments: str = "reset"  # of the optimizer, see growth.moments.POLICIES
+    learn: LearnConfig = dataclasses.field(default_factory=LearnConfig)
+    brief: float = 0.0  # part of the small model's steps at which the first operator grows it, too
+    warmup: int = 10  # updates of every run
+    seeds: int = 3  # of the initial parameters; the order of the data stays
+    around: int = 10  # steps between probes
+    lag: int = 0  # steps of the probe that ranks operators; 0 = a tenth of `steps`
+
+    def __post_init__(self):
+        if self.steps < 1 or self.seeds < 1 or self.around < 1:
+            raise UserError(
+                f"expected steps, seeds and around of at least 1, got {self.steps}, {self.seeds} "
+                f"and {self.around}"
+            )
+        if not (self.pairs and self.operators):
+            raise UserError("expected at least one each of pairs and operators")
+        if not 0 <= self.brief < 1:
+            raise UserError(f"expected 0 <= brief < 1, a part of the source, got {self.brief}")
+        if len(set(self.operators)) < len(self.operators):
+            raise UserError(f"expected every operator once, got {', '.join(self.operators)}")
+        self.targets()
+        for operator in self.operators:
+            self.growth(operator)
+
+    def targets(self) -> dict[str, ModelConfig]:
+        """Pair -> its large model.
+
+        Raises:
+          UserError: an entry of another form, an unknown key, or a name given twice.
+        """
+        found: dict[str, ModelConfig] = {}
+        for entry in self.pairs:
+            name, colon, sizes = entry.partition(":")
+            if not colon or not re.fullmatch(r"[A-Za-z0-9_]+", name):
+                raise UserError(
+                    "expected pairs as NAME:key=value/key=value, e.g. wide:width=96/num_heads=6, "
+                    f"got {entry!r}"
+                )
+            if name in found:
+                raise UserError(f"expected every pair under a name of its own, got {name!r} twice")
+            changes = dict(part.partition("=")[::2] for part in sizes.split("/"))
+            found[name] = specs.override(self.base.model, changes)
+        return found
+
+    def growth(self, operator: str) -> GrowthConfig:
+        """The growth of an operator's name.
+
+        Raises:
+          UserError: an unknown one.
+        """
+        if operator.startswith("ligo-"):
+            return GrowthConfig(
+                growth_stage.LEARNED, ligo=operator.removeprefix("ligo-"), learn=self.learn
+            )
+        width, _, depth = operator.partition("+")
+        return GrowthConfig(width, depth or "stack")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A planned run.
+
+    Attributes:
+      name: of its folder in WORKDIR/runs.
+      pair: it belongs to; "" for a source.
+      variant: what is done: an operator, SCRATCH, SMALL; BRIEF-OPERATOR from a brief source.
+      seed: 0 .. seeds - 1.
+      spec: the run.
+      growth: how it comes out of the run that it starts from; None where it does not.
+    """
+
+    name: str
+    pair: str
+    variant: str
+    seed: int
+    spec: RunSpec
+    growth: GrowthConfig | None = None
+
+
+def stages(spec: Spec, workdir: Path) -> list[Stage]:
+    """Every run of the study, sources before what grows out of them.
+
+    Raises:
+      UserError: a pair that an operator does not fit.
+    """
+    found = []
+    for seed in range(spec.seeds):
+        found += _sources(spec, seed)
+        for pair, target in spec.targets().items():
+            found += _grown(spec, seed, workdir, pair, target)
+            found.append(_scratch(spec, seed, pair, target))
+    return found
+
+
+def small_steps(spec: Spec, variant: str) -> int:
+    """Updates of the source that a variant grows out of."""
+    whole = spec.base.train.steps
+    return max(1, round(spec.brief * whole)) if variant.startswith(f"{BRIEF}-") else whole
+
+
+def scratch_steps(spec: Spec, target: ModelConfig) -> int:
+    """Updates from scratch that cost as much as the source and a grown run together."""
+    length = spec.base.data.length
+    ratio = size.flops_per_token(spec.base.model, length) / size.flops_per_token(target, length)
+    return spec.steps + round(spec.base.train.steps * ratio)
+
+
+def smoke() -> Spec:
+    """A minute or two on two cores: shows that everything works, proves nothing."""
+    base = _base("pocket-0.1m", 40, 8, peak=4e-3, vocabulary=768, every=5)
+    facts = FactsConfig(
+        num_facts=8, arms=("duplication", "control"), start=8, interval=4, encounters=6, window=4,
+        probes_per_depth=1,
+    )  # fmt: skip
+    return Spec(
+        base,
+        facts,
+        ("both:width=48/num_layers=4/num_heads=6/mlp_width=192",),
+        ("tile+stack", "ligo-shared"),
+        20,
+        learn=LearnConfig(steps=5, warmup=1),
+        warmup=4,
+        seeds=1,
+        around=5,
+    )
+
+
+def laptop() -> Spec:
+    """Ends within ten minutes on two cores: one pair, five operators and scratch, two seeds."""
+    base = _base("pocket-0.3m", 300, 16, peak=3e-3, vocabulary=2048, every=10)
+    return Spec(
+        base,
+        _facts(300, 24),
+        ("both:width=96/num_layers=8/num_heads=6/mlp_width=384",),
+        ("zero_pad+identity", "tile+stack", "net2net+stack", "copy+append", "ligo-shared"),
+        150,
+        learn=LearnConfig(steps=40, rates=(1e-2,)),
+        seeds=2,
+    )
+
+
+def desk() -> Spec:
+    """About an hour and a half on two cores: three pairs, all operators, three seeds."""
+    base = _base("pocket-0.3m", 400, 16, peak=3e-3, vocabulary=2048, every=10)
+    return Spec(
+        base,
+        _facts(400, 24),
+        (
+            "depth:num_layers=8",
+            "width:width=96/num_heads=6/mlp_width=384",
+            "both:width=96/num_layers=8/num_heads=6/mlp_width=384",
+        ),
+        (
+            "zero_pad+identity", "lemon+identity", "tile+identity", "tile+stack",
+            "tile+interpolate", "zero_pad+middle", "net2net+stack", "aki+stack",
+            "block_diagonal+stack", "rms+stack", "copy+append",
+            "ligo-shared", "ligo-paper", "ligo-released", "ligo-untied",
+        ),
+        200,
+        learn=LearnConfig(steps=100, rates=(1e-3, 1e-2)),
+        brief=0.25,
+    )  # fmt: skip
+
+
+# ---- parts ---------------------------------------------------------------------------------------
+
+
+def _base(
+    model: str, steps: int, rows: int, *, peak: float, vocabulary: int, every: int
+) -> RunSpec:
+    return RunSpec(
+        model=presets.named(model, vocab_size=vocabulary),
+        data=DataConfig(("wordnet_glosses",), f"bpe:{vocabulary}", length=128, batch_size=rows),
+        optim=OptimConfig(ScheduleConfig("constant", peak)),
+        train=TrainConfig(
+            steps, validate_every=every, validation_batches=4, checkpoint=CheckpointConfig(),
+            tensorboard=False,
+        ),
+        probe=ProbeConfig(),
+    )  # fmt: skip
+
+
+def _facts(steps: int, count: int) -> FactsConfig:
+    """Facts met from a third of the source's run to its end, so that it ends knowing them."""
+    start = steps // 3
+    return FactsConfig(
+        num_facts=count, arms=("duplication", "control"), matched=True, start=start, interval=6,
+        encounters=(steps - start) // 6, window=6, probes_per_depth=1,
+    )  # fmt: skip
+
+
+def _seeded(spec: Spec, seed: int, model: ModelConfig, steps: int) -> RunSpec:
+    replace, run = dataclasses.replace, spec.base
+    schedule = replace(run.optim.schedule, kind="constant", warmup=min(spec.warmup, steps - 1))
+    return replace(
+        run,
+        model=model,
+        optim=replace(run.optim, schedule=schedule),
+        train=replace(run.train, steps=steps),
+        seed=run.seed + seed,
+    )
+
+
+def _sources(spec: Spec, seed: int) -> list[Stage]:
+    run = _seeded(spec, seed, spec.base.model, spec.base.train.steps)
+    if spec.brief:
+        kept = CheckpointConfig(steps=(small_steps(spec, f"{BRIEF}-"),))
+        run = dataclasses.replace(run, train=dataclasses.replace(run.train, checkpoint=kept))
+    return [Stage(f"{SMALL}-seed{seed}", "", SMALL, seed, run)]
+
+
+def _grown(spec: Spec, seed: int, workdir: Path, pair: str, target: ModelConfig) -> list[Stage]:
+    found = []
+    for i, operator in enumerate(spec.operators):
+        growth = dataclasses.replace(spec.growth(operator), moments=spec.moments, seed=seed)
+        model = growth_stage.fitting(spec.base.model, target, growth)
+        run = _seeded(spec, seed, model, spec.steps)
+        for brief in (False, True) if spec.brief and not i else (False,):
+            variant = f"{BRIEF}-{operator}" if brief else operator
+            start = StartConfig(
+                run=str(workdir / "runs" / f"{SMALL}-seed{seed}"),
+                step=small_steps(spec, variant) if brief else -1,
+                optimizer="reset" if spec.moments == "reset" else "keep",
+                continue_schedule=False,
+            )
+            grown = dataclasses.replace(run, train=dataclasses.replace(run.train, start=start))
+            found.append(Stage(f"{pair}-{variant}-seed{seed}", pair, variant, seed, grown, growth))
+    return found
+
+
+def _scratch(spec: Spec, seed: int, pair: str, target: ModelConfig) -> Stage:
+    run = _seeded(spec, seed, target, scratch_steps(spec, target))
+    return Stage(f"{pair}-{SCRATCH}-seed{seed}", pair, SCRATCH, seed, run)
