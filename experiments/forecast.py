@@ -46,6 +46,10 @@ from llm_dynamics.train.run_folder import RunFolder, read_spec
 _RESAMPLES = 1000  # of what is measured
 _FITS = 200  # of them that a law is fitted to as well
 _CHECKS = 4  # steps at which a forecast is compared, evenly spaced
+_MATCHED = (
+    "gain_fact is that of one fact less the mean control; these facts are matched, and most of its "
+    "spread is that of their answers, which a control of the same answer would take away"
+)
 _STEADY = 1.05  # ratio of the highest to the lowest learning rate that passes for constant
 
 
@@ -116,10 +120,11 @@ def law(study: Study, name: str, arms: Sequence[str], depth: str, beta1: float, 
 def check(study: Study, law: Law, depth: str, until: int) -> list[dict[str, Any]]:
     """The forecast beside what was measured later, a row for each arm and step.
 
-    All intervals are 95 % over facts. That of the forecast covers those of every form; that of the
-    difference, measured less the forecast of the best form, takes both in the same replicates, so
-    what the same facts have in common before and after cancels. Rows share facts and steps, so the
-    share of hits among them is no coverage.
+    All intervals are 95 % over facts. That of the forecast covers those of every form and is the
+    law's alone: a mean of few facts strays from it with the noise of the step it is measured at.
+    That of the difference, measured less the forecast of the best form, has this noise in it and
+    takes both in the same replicates, so what the same facts have in common before and after
+    cancels. Rows share facts and steps, so the share of hits among them is no coverage.
     """
     steps_S = study.table.steps_S
     wanted = until + (int(steps_S[-1]) - until) * np.arange(1, _CHECKS + 1) / _CHECKS
@@ -204,8 +209,8 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     told = error([row["forecast"][0] for row in rows])
     kept, gone = error([row["at_until"] for row in rows]), error(np.zeros(len(rows)))
     return [
-        f"inside the interval of the forecast: {sum(row['inside'] for row in known)} of "
-        f"{len(known)}; a difference shown: {sum(row['difference_shown'] for row in known)} of "
+        f"inside the interval of the law: {sum(row['inside'] for row in known)} of {len(known)}; "
+        f"shown to differ from the forecast: {sum(row['difference_shown'] for row in known)} of "
         f"{len(known)} (rows share facts and steps, so this is no coverage)",
         f"root mean square error, nats/token: forecast {told}, had nothing changed since the last "
         f"fitted step {kept}, had nothing been left {gone}",
@@ -278,10 +283,10 @@ def run(
     for name, members in groups(config, arms).items():
         one = law(study, name, members, depth, beta1, until)
         first = min(met[0] for arm in members for met in study.times(arm).values())
-        caution = rate_caution(folder, first, last)
+        doubts = [rate_caution(folder, first, last), _MATCHED if config.matched else ""]
         print(f"law {name!r}, fitted up to step {last} to {one.describe()}")
-        if caution:
-            print(f"caution: {caution}")
+        for doubt in filter(None, doubts):
+            print(f"caution: {doubt}")
         found = forecast_rows(
             one.kernels, per_step, [wanted], [level], every_tokens, f"{name}/{depth}"
         )
@@ -292,7 +297,7 @@ def run(
         print()
         laws.append({"law": name, "arms": list(members), "facts": one.best.facts, "last": last})
         rows += found
-        cautions += [caution] if caution else []
+        cautions += filter(None, doubts)
         checked += check(study, one, depth, until) if until else []
     for row in checked:
         told, found, differ = (
@@ -302,7 +307,7 @@ def run(
         print(
             f"{row['arm']}, step {row['step']}, {row['after']} after its last encounter: forecast "
             f"{told[0]} {told[1]}, measured {found[0]} {found[1]}: {verdict}; measured less "
-            f"forecast {differ[0]} {differ[1]}"
+            f"forecast {differ[0]} {differ[1]}" + (": differs" if row["difference_shown"] else "")
         )
     if checked:
         print("\n".join(summary(checked)))

@@ -93,7 +93,7 @@ def test_a_later_part_that_the_fit_has_not_seen(checked):
     widths = [early[key][2] - early[key][1] for key in ("difference", "measured")]
     assert widths[0] < 0.7 * widths[1]
     assert rows["duplication", 300]["decades"] == pytest.approx(np.log10(290 / 140))
-    assert "inside the interval of the forecast: 12 of 12" in checked["summary"][0]
+    assert "inside the interval of the law: 12 of 12" in checked["summary"][0]
     assert "forecast 0.0" in checked["summary"][1]
 
 
