@@ -1,4 +1,4 @@
-"""What a decoder is: one frozen record that covers the four families."""
+"""What a model is: one frozen record that covers the four families of decoders, and encoders."""
 
 import dataclasses
 
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from llm_dynamics.errors import UserError
 from llm_dynamics.spec import nearest
 
+KINDS = ("decoder", "encoder")
 NORMS = ("layernorm", "rmsnorm", "nonparametric_layernorm")
 MLPS = ("gelu", "gelu_tanh", "swiglu")
 POSITIONS = ("rotary", "learned")
@@ -18,8 +19,9 @@ REMATS = ("none", "dots", "full")
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Shape and arithmetic of a decoder. Zero in a field marked so means "derive it"."""
+    """Shape and arithmetic of a model. Zero in a field marked so means "derive it"."""
 
+    kind: str = "decoder"  # one of KINDS; see `build.build_model`
     vocab_size: int = 4096  # V
     width: int = 128  # D
     num_layers: int = 4  # N
@@ -42,6 +44,7 @@ class ModelConfig:
     remat: str = "none"  # one of REMATS: what the backward pass computes again
     scan_unroll: int = 0  # layers per iteration of the scan; 0 = all on CPU, 1 elsewhere
     loss_chunk: int = 0  # tokens whose logits exist at once; 0 = chosen from V
+    mask_token: int = -1  # encoders: the id that hides a token, in no text; -1 = vocab_size - 1
 
     def __post_init__(self):
         for field in ("vocab_size", "width", "num_layers", "num_heads", "mlp_width", "max_length"):
@@ -51,6 +54,7 @@ class ModelConfig:
             if getattr(self, field) < 0:
                 raise UserError(f"{field} must not be negative, got {getattr(self, field)}")
         for field, known in (
+            ("kind", KINDS),
             ("norm", NORMS),
             ("mlp", MLPS),
             ("position", POSITIONS),
@@ -81,6 +85,36 @@ class ModelConfig:
                 "rotary_fraction must rotate an even number of head dimensions, got "
                 f"{self.rotary_fraction} of {self.head_size}"
             )
+        if not -1 <= self.mask_token < self.vocab_size:
+            raise UserError(
+                f"mask_token must be an id below vocab_size {self.vocab_size}, or -1 for the last "
+                f"one, got {self.mask_token}"
+            )
+        if not self.causal:
+            self._check_encoder()
+
+    def _check_encoder(self) -> None:
+        for field, wanted in (
+            ("position", "learned"),
+            ("norm", "layernorm"),
+            ("tie_embeddings", True),
+            ("parallel_residual", False),
+        ):
+            if (value := getattr(self, field)) != wanted:
+                raise UserError(
+                    f"an encoder is made as BERT is, with {field} {wanted!r}, got {value!r}; set "
+                    f"{field} or use a decoder"
+                )
+
+    @property
+    def causal(self) -> bool:
+        """Whether it predicts the next token from those before it; an encoder reads all."""
+        return self.kind == "decoder"
+
+    @property
+    def mask_id(self) -> int:
+        """The id that hides a token from an encoder."""
+        return self.vocab_size - 1 if self.mask_token < 0 else self.mask_token
 
     @property
     def kv_heads(self) -> int:

@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 
 from llm_dynamics.batch import Batch
+from llm_dynamics.model.build import Model
 from llm_dynamics.model.config import ModelConfig
-from llm_dynamics.model.decoder import Decoder
 
 _CHUNK_LOGITS = 2**22  # logits of a chunk when the config leaves it open: 16 MiB in float32
 
 
-def token_losses(decoder: Decoder, params, batch: Batch) -> jax.Array:
+def token_losses(decoder: Model, params, batch: Batch) -> jax.Array:
     """Negative log-likelihood of every label in nats, B x L, float32, the mask not applied.
 
     Differentiable; the backward pass computes the logits again, chunk by chunk.
@@ -28,7 +28,7 @@ def token_losses(decoder: Decoder, params, batch: Batch) -> jax.Array:
 
 
 def training_loss(
-    decoder: Decoder, params, batch: Batch, count: jax.Array | None = None
+    decoder: Model, params, batch: Batch, count: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """The mean loss and the per-token losses, for `jax.value_and_grad(..., has_aux=True)`.
 
@@ -49,7 +49,7 @@ def training_loss(
     return mean, jax.lax.stop_gradient(loss_BxL)
 
 
-def _states(decoder: Decoder, params, batch: Batch) -> tuple[jax.Array, jax.Array]:
+def _states(decoder: Model, params, batch: Batch) -> tuple[jax.Array, jax.Array]:
     variables = {"params": params}
     h_BxLxD = decoder.apply(variables, batch.tokens_BxL, batch.segment_ids_BxL, batch.positions_BxL)
     return h_BxLxD, decoder.apply(variables, method="head")

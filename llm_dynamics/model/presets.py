@@ -32,12 +32,40 @@ def _pythia(width: int, num_layers: int, num_heads: int) -> ModelConfig:
     )
 
 
+def _bert(width: int, num_layers: int) -> ModelConfig:
+    """BERT as in LiGO, Wang et al. (2023), table 4: heads of 64, one segment, no output bias."""
+    return ModelConfig(
+        kind="encoder",
+        vocab_size=30522,
+        width=width,
+        num_layers=num_layers,
+        num_heads=max(1, width // 64),
+        mlp_width=4 * width,
+        max_length=512,
+        norm_eps=1e-12,
+        position="learned",
+        use_bias=True,
+        tie_embeddings=True,
+        mask_token=103,
+    )
+
+
+def _pocket_encoder(width: int, num_layers: int, num_heads: int) -> ModelConfig:
+    """The same in pocket sizes; the mask token is the last of the vocabulary."""
+    return override(
+        _bert(width, num_layers),
+        {"vocab_size": 4096, "num_heads": num_heads, "mask_token": -1},
+    )
+
+
 PRESETS: dict[str, ModelConfig] = {
     "pocket-0.1m": _pocket(24, 2, 3, 96),
     "pocket-0.3m": _pocket(48, 4, 3, 192),
     "pocket-1m": _pocket(128, 4, 4, 512),
     "pocket-3m": _pocket(192, 5, 6, 768),
     "pocket-10m": _pocket(384, 5, 6, 1536),
+    "pocket-encoder-0.3m": _pocket_encoder(48, 4, 3),
+    "pocket-encoder-1m": _pocket_encoder(128, 4, 4),
     "pythia-14m": _pythia(128, 6, 4),
     "pythia-31m": _pythia(256, 6, 8),
     "pythia-70m": _pythia(512, 6, 8),
@@ -81,6 +109,9 @@ PRESETS: dict[str, ModelConfig] = {
         use_bias=True,
         tie_embeddings=True,
     ),
+    "bert-small": _bert(512, 6),
+    "bert-base": _bert(768, 12),
+    "bert-large": _bert(1024, 24),
 }
 
 

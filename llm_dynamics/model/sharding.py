@@ -13,8 +13,8 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from llm_dynamics.errors import UserError
+from llm_dynamics.model.build import Model, build_model
 from llm_dynamics.model.config import ModelConfig
-from llm_dynamics.model.decoder import Decoder
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -34,6 +34,9 @@ RULES = (
     ("attended_dim", None),
     ("mlp", "tensor"),
     ("vocab", "tensor"),
+    ("transform", None),
+    ("patch", None),
+    ("classes", None),
 )
 
 
@@ -92,12 +95,12 @@ def activate(mesh: Mesh) -> Iterator[None]:
         yield
 
 
-def abstract_params(decoder: Decoder):
+def abstract_params(decoder: Model):
     """Shapes and dtypes of the parameters; nothing is allocated."""
     return nn.unbox(jax.eval_shape(decoder.new_params, jax.random.key(0)))
 
 
-def param_shardings(decoder: Decoder, mesh: Mesh):
+def param_shardings(decoder: Model, mesh: Mesh):
     """A NamedSharding for every parameter, from the logical names of its axes."""
     boxed = jax.eval_shape(decoder.new_params, jax.random.key(0))
     specs = nn.get_partition_spec(boxed)
@@ -114,14 +117,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def init_params(decoder: Decoder, seed: int, mesh: Mesh):
+def init_params(decoder: Model, seed: int, mesh: Mesh):
     """Fresh parameters, born sharded: no device ever holds more than its part.
 
     Plain nested dictionaries of float32. The values depend on the seed alone, bit for bit, and
     not on the mesh.
     """
 
-    rolled = Decoder(dataclasses.replace(decoder.config, scan_unroll=1))
+    rolled = build_model(dataclasses.replace(decoder.config, scan_unroll=1))
 
     def new(key: jax.Array):
         return nn.unbox(rolled.new_params(key))

@@ -12,13 +12,16 @@ def num_params(config: ModelConfig) -> int:
     tables = config.vocab_size * config.width * (1 if config.tie_embeddings else 2)
     if config.position == "learned":
         tables += config.max_length * config.width
-    return config.num_layers * layer + tables + _norm_params(config)
+    return config.num_layers * layer + tables + _norm_params(config) + _transform_params(config)
 
 
 def num_params_non_embedding(config: ModelConfig) -> int:
-    """Parameters of the layers and the final norm: N of Kaplan et al. (2020)."""
+    """Parameters of the layers, the norm outside and an encoder's transform of what its head reads.
+
+    N of Kaplan et al. (2020).
+    """
     layer = matrix_params_per_layer(config) + _vector_params_per_layer(config)
-    return config.num_layers * layer + _norm_params(config)
+    return config.num_layers * layer + _norm_params(config) + _transform_params(config)
 
 
 def matrix_params_per_layer(config: ModelConfig) -> int:
@@ -30,6 +33,13 @@ def matrix_params_per_layer(config: ModelConfig) -> int:
 
 def _norm_params(config: ModelConfig) -> int:
     return {"layernorm": 2, "rmsnorm": 1, "nonparametric_layernorm": 0}[config.norm] * config.width
+
+
+def _transform_params(config: ModelConfig) -> int:
+    """Map, bias and norm of an encoder before its head."""
+    if config.causal:
+        return 0
+    return config.width * (config.width + int(config.use_bias)) + _norm_params(config)
 
 
 def _vector_params_per_layer(config: ModelConfig) -> int:
@@ -46,8 +56,9 @@ def flops_per_token(config: ModelConfig, length: int) -> float:
     6 (N P + D V) + 12 N H E L, with P the matrix weights of a layer: a multiply-add is two
     operations, the backward pass costs twice the forward pass. As is usual, the attention term
     counts the masked half too, and recomputation, norms and the embedding lookup do not count.
+    An encoder has D D more weights before its head, which reads all tokens, hidden or not.
     """
     weights = config.num_layers * matrix_params_per_layer(config)
-    weights += config.width * config.vocab_size
+    weights += config.width * (config.vocab_size + (0 if config.causal else config.width))
     scores = config.num_layers * config.num_heads * config.head_size * length
     return 6.0 * weights + 12.0 * scores

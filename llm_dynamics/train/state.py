@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from llm_dynamics.model import sharding
-from llm_dynamics.model.decoder import Decoder
+from llm_dynamics.model.build import Model
 
 
 class State(flax.struct.PyTreeNode):
@@ -20,7 +20,7 @@ class State(flax.struct.PyTreeNode):
     opt_state: optax.OptState
 
 
-def abstract_state(decoder: Decoder, optimizer: optax.GradientTransformation, mesh: Mesh) -> State:
+def abstract_state(decoder: Model, optimizer: optax.GradientTransformation, mesh: Mesh) -> State:
     """The state as `jax.ShapeDtypeStruct` leaves that carry their shardings."""
     params = sharding.abstract_params(decoder)
     specs = sharding.param_shardings(decoder, mesh)
@@ -46,7 +46,7 @@ def shardings(state: State) -> State:
 
 
 def init_state(
-    decoder: Decoder, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int
+    decoder: Model, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int
 ) -> State:
     """A fresh state, initialised shard by shard: no device ever holds a full copy."""
     target = shardings(abstract_state(decoder, optimizer, mesh))

@@ -7,8 +7,8 @@ from absl.testing import parameterized
 
 from llm_dynamics.errors import UserError
 from llm_dynamics.model import presets, size
+from llm_dynamics.model.build import build_model
 from llm_dynamics.model.config import ModelConfig
-from llm_dynamics.model.decoder import Decoder
 from llm_dynamics.model.sharding import abstract_params
 
 # Totals of the published checkpoints.
@@ -23,6 +23,10 @@ PUBLISHED = {
     "olmo-1b": 1_176_764_416,
     "smollm2-135m": 134_515_008,
     "gpt2-124m": 124_439_808,
+    # Less the table of two segment types and the output bias: 2 D and V.
+    "bert-small": 35_099_962 - 2 * 512 - 30_522,
+    "bert-base": 109_514_298 - 2 * 768 - 30_522,
+    "bert-large": 335_174_458 - 2 * 1024 - 30_522,
 }
 POCKET = {
     "pocket-0.1m": 0.1e6,
@@ -30,11 +34,13 @@ POCKET = {
     "pocket-1m": 1e6,
     "pocket-3m": 3e6,
     "pocket-10m": 10e6,
+    "pocket-encoder-0.3m": 0.3e6,
+    "pocket-encoder-1m": 1e6,
 }
 
 
 def _count(config):
-    return sum(math.prod(x.shape) for x in jax.tree.leaves(abstract_params(Decoder(config))))
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(abstract_params(build_model(config))))
 
 
 class PresetsTest(parameterized.TestCase):
@@ -84,7 +90,7 @@ class SizeTest(parameterized.TestCase):
         config = ModelConfig(
             vocab_size=512, width=64, num_layers=2, num_heads=2, mlp_width=256, scan_unroll=2
         )
-        decoder = Decoder(config)
+        decoder = build_model(config)
         tokens = jax.ShapeDtypeStruct((2, 64), "int32")
 
         def forward(params, tokens_BxL):

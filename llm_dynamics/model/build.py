@@ -1,0 +1,25 @@
+"""The one place that makes a model out of its configuration."""
+
+from typing import overload
+
+from llm_dynamics.model.config import ModelConfig
+from llm_dynamics.model.decoder import Decoder
+from llm_dynamics.model.encoder import Encoder
+from llm_dynamics.model.vit import ViT, ViTConfig
+
+# A model of text: apply(tokens, segments, positions) gives what the head reads, "head" the D x V
+# matrix that reads it, "unembed" their product; `new_params` fresh parameters that say their axes.
+Model = Decoder | Encoder
+
+
+@overload
+def build_model(config: ModelConfig) -> Model: ...
+@overload
+def build_model(config: ViTConfig) -> ViT: ...
+
+
+def build_model(config: ModelConfig | ViTConfig) -> Model | ViT:
+    """The model of a configuration: a decoder or an encoder by its `kind`, or a ViT."""
+    if isinstance(config, ViTConfig):
+        return ViT(config)
+    return Decoder(config) if config.causal else Encoder(config)
