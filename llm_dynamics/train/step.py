@@ -9,8 +9,8 @@ import optax
 from jax.sharding import Mesh
 
 from llm_dynamics.batch import Batch
-from llm_dynamics.model import sharding
-from llm_dynamics.model.decoder import Decoder
+from llm_dynamics.model import masking, sharding
+from llm_dynamics.model.build import Model
 from llm_dynamics.model.loss import token_losses, training_loss
 from llm_dynamics.train.state import State, shardings
 
@@ -19,20 +19,22 @@ TrainStep = Callable[[State, Batch], tuple[State, Metrics]]
 
 
 def make_train_step(
-    decoder: Decoder,
+    decoder: Model,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     mesh: Mesh,
     abstract: State,
     *,
     accumulate: int = 1,
+    seed: int = 0,
 ) -> TrainStep:
     """Builds `step(state, batch) -> (state, metrics)`, jitted with explicit shardings.
 
-    Trace it under `sharding.activate(mesh)`. The state is donated. The loss is the mean over the
-    tokens whose mask is 1, over the whole batch, whatever the number of micro-batches. Metrics
-    are float32 scalars: `loss` (nats per token), `grad_norm` (before clipping), `learning_rate`,
-    `tokens` (labels counted).
+    Trace it under `sharding.activate(mesh)`. The state is donated. Tokens are hidden from an
+    encoder, by keys folded from (seed, step). The loss is the mean over the tokens whose mask is
+    1, over the whole batch, whatever the number of micro-batches. Metrics are float32 scalars:
+    `loss` (nats per token), `grad_norm` (before clipping), `learning_rate`, `tokens` (labels
+    counted).
 
     Args:
       decoder: the model.
@@ -41,7 +43,9 @@ def make_train_step(
       mesh: the device mesh.
       abstract: the state's shapes and shardings (`state.abstract_state`).
       accumulate: micro-batches a step is split into along the rows.
+      seed: of the run, for the tokens that are hidden.
     """
+    objective = masking.objective(decoder.config, seed)
 
     def share_of_loss(params, batch: Batch, total):
         return training_loss(decoder, params, batch, total)[0]
@@ -63,6 +67,7 @@ def make_train_step(
         return jax.lax.scan(add, zeros, parts)[0]
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        batch = objective(batch, state.step)
         tokens = jnp.sum(batch.mask_BxL)
         loss, grads = gradient(state.params, batch, tokens)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -84,13 +89,15 @@ def make_train_step(
     )
 
 
-def make_validation(decoder: Decoder, mesh: Mesh, abstract: State) -> Callable[[Any, Batch], Any]:
+def make_validation(decoder: Model, mesh: Mesh, abstract: State) -> Callable[[Any, Batch], Any]:
     """Builds `(params, batch) -> (sum of losses, number of labels)`; params are not donated.
 
-    Trace it under `sharding.activate(mesh)`.
+    Trace it under `sharding.activate(mesh)`. The same tokens are hidden from an encoder each time.
     """
+    hide = masking.validation(decoder.config)
 
     def sums(params, batch: Batch):
+        batch = hide(batch)
         losses_BxL = token_losses(decoder, params, batch)
         return jnp.sum(losses_BxL * batch.mask_BxL), jnp.sum(batch.mask_BxL)
 
