@@ -14,7 +14,7 @@ from llm_dynamics.data.plan import Plan
 from llm_dynamics.errors import UserError
 from llm_dynamics.model import sharding
 from llm_dynamics.model.attention import resolve
-from llm_dynamics.model.decoder import Decoder
+from llm_dynamics.model.build import Model, build_model
 from llm_dynamics.optim.optimizer import make_optimizer
 from llm_dynamics.optim.schedules import make_schedule
 from llm_dynamics.spec import to_json
@@ -35,7 +35,7 @@ class Parts:
 
     spec: RunSpec
     mesh: Mesh
-    decoder: Decoder
+    decoder: Model
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
     abstract: State
@@ -93,6 +93,7 @@ class Parts:
             self.mesh,
             self.abstract,
             accumulate=spec.train.accumulate,
+            seed=spec.seed,
         )
         batch = Batch(*[leaf(np.int32)] * 4, leaf(np.float32))
         with sharding.activate(self.mesh):
@@ -128,7 +129,7 @@ def build(
     mesh = sharding.make_mesh(sizes.data, sizes.fsdp, sizes.tensor)
     sharding.check_mesh(spec.model, mesh, spec.data.batch_size // spec.train.accumulate)
     resolve(spec.model)
-    decoder = Decoder(spec.model)
+    decoder = build_model(spec.model)
     origin = start.find(spec, folder, planned)
     schedule = make_schedule(
         spec.optim.schedule, spec.train.steps, *start.schedule_span(spec, origin)
