@@ -188,6 +188,10 @@ class Growth:
                     checks.without_gradient(large, grown, batch, pair.target),
                     checks.duplicates(grown, pair.target),
                 )
+                about["activations"] = {
+                    name: {k: v.tolist() for k, v in checks.activations(*model, batch).items()}
+                    for name, model in (("source", (small, params)), ("target", (large, grown)))
+                }
         if self.config.exact and found is not None:
             checks.require_preserved(found, self.config.name)
         about |= {"exact": operator.exact, "broken": list(operator.broken), "flops": flops}
