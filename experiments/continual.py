@@ -3,8 +3,9 @@
     launch/local continual                     two shifts, replay 0, 5 and 25 %, and the baselines
     launch/local continual --preset=smoke      the same on tiny runs, to see that it works
     launch/local continual --preset=desk       the whole table, and the same text in parts; an hour
-    launch/local continual --advise --config.base.data.sources=old/ --config.shifts=mine=new.jsonl
-                                               a short sweep on your data, and what to do
+    launch/local continual --advise --base_run=RUN --config.shifts=mine=new.jsonl
+                                               a short sweep from your model on your data, and what
+                                               to do; more in continual_advice.py
 
 A model is trained on old data and then on new data, in stages that differ in the schedule, in the
 peak of the learning rate and in the share of old rows that are replayed. Facts that were injected
@@ -119,4 +120,4 @@ PRESETS = {"smoke": smoke, "laptop": laptop, "desk": desk}
 
 
 if __name__ == "__main__":
-    cli.start(cli.Study("continual", PRESETS, run, describe, explain, advise=continual_advice.run))
+    continual_advice.start(cli.Study("continual", PRESETS, run, describe, explain))

@@ -1,149 +1,351 @@
 """What to do with new data: a short sweep of second stages, and what laws make of it.
 
-    launch/local continual --advise            see experiments/continual.py
+    launch/local continual --advise --base_run=RUN --config.shifts=mine=new.jsonl --config.tokens=N
+                                       a model trained here, new data and a budget: what to do
+    launch/local continual --advise --dry_run ...           what that would run and cost
+    launch/local continual --advise --check=WORKDIR ...     how right it was, by full runs there
 
-The sweep runs the recommended kind of stage for a part of its steps, at several peaks and shares of
-replay, under every seed (Ibrahim et al. 2024: differences between shares show early, so sweep on a
-short budget, then commit). A law of the curve is fitted to each seed's runs and asked for the whole
-stage. The choice is by the average of the losses on old and new data.
+The sweep runs the recommended kinds of stage for a part of the steps, at several peaks and shares
+of replay, under every seed (Ibrahim et al. 2024: differences between shares show early, so sweep on
+a short budget, then commit). A law of the curve is fitted to each seed's runs and asked for what
+the rest of the steps adds. What is recommended is among what was run; `advice.rule` says how.
+
+Full runs to check against are those of a study with the same settings, or of this command with
+`--config.part=1` in another workdir.
 """
 
 import dataclasses
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from absl import flags
 
-from experiments.continual_runs import learn, read_arms
-from experiments.continual_stages import OLD, Spec, stages
+from experiments import cli, probed
+from experiments.continual_check import check
+from experiments.continual_spec import OLD, Stage
+from experiments.continual_sweep import (
+    Costs,
+    Question,
+    choice_of,
+    costs,
+    origin,
+    own_curve,
+    planned,
+    prepare,
+    question,
+    rates,
+    read,
+)
 from llm_dynamics import files
 from llm_dynamics import spec as specs
 from llm_dynamics.continual import advice
 from llm_dynamics.continual.advice import Advice, Candidate, Trial
 from llm_dynamics.continual.curve_fit import CurveFit, fit_curves
+from llm_dynamics.continual.curve_law import SETS
 from llm_dynamics.continual.law_rows import DECAYS
 from llm_dynamics.continual.stage_log import Arm
+from llm_dynamics.data.explain import format_explanation
 from llm_dynamics.errors import UserError
-from llm_dynamics.optim.schedules import make_schedule
 from llm_dynamics.report.numbers import estimate
-from llm_dynamics.results import Row
+from llm_dynamics.seeds import PerSeed
+from llm_dynamics.train import plan_lines
 from llm_dynamics.train.run_folder import RunFolder
 
 _log = logging.getLogger("llm_dynamics.continual")
 
-PART = 0.25  # of the steps of the second stage that a run of the sweep has
-SHARES = (0.0, 0.01, 0.05, 0.25, 0.5)
-PEAKS = (1.0, 0.5, 2.0)
-_SHOWN = 6  # candidates that are printed
+
+class Found(NamedTuple):
+    """What is advised for one shift.
+
+    Attributes:
+      measured: after the short stages.
+      foretold: after the whole stage; None where no law could be fitted.
+      why: there is none.
+    """
+
+    measured: Advice
+    foretold: Advice | None
+    why: str
+
+    @property
+    def last(self) -> Advice:
+        """What is recommended."""
+        return self.foretold or self.measured
+
+    @property
+    def named(self) -> dict[str, Advice]:
+        """Both, by the names of their rows."""
+        both = {"whole": self.foretold, "sweep": self.measured}
+        return {name: given for name, given in both.items() if given}
 
 
-def sweep(spec: Spec) -> Spec:
-    """The study of short second stages that advice rests on."""
-    return dataclasses.replace(
-        spec,
-        steps=max(2, round(PART * spec.steps)),
-        replay=SHARES,
-        peaks=PEAKS,
-        schedules=("rewarm",),
-        optimizers=spec.optimizers[:1],
-        baselines=(),
-        seeds=max(spec.seeds, 3),
+# ---- the command ---------------------------------------------------------------------------------
+
+
+def start(study: cli.Study) -> None:
+    """The command line of the study, with --advise and what belongs to it."""
+    flags.DEFINE_string("base_run", "", "with --advise: folder of the trained model to go on from")
+    flags.DEFINE_string("check", "", "with --advise: workdir of full runs to compare it with")
+    values = flags.FLAGS
+
+    def preset(make):
+        def made():
+            if values.advise:
+                return question(make(), values.base_run)
+            for name in ("base_run", "check"):
+                if values[name].value:
+                    raise UserError(f"--{name} belongs to --advise, which is not given")
+            return make()
+
+        return made
+
+    def asked(spec) -> bool:
+        return isinstance(spec, Question)
+
+    cli.start(
+        dataclasses.replace(
+            study,
+            presets={name: preset(make) for name, make in study.presets.items()},
+            describe=lambda spec: (describe if asked(spec) else study.describe)(spec),
+            explain=lambda spec, step: (explain if asked(spec) else study.explain)(spec, step),
+            advise=lambda spec, workdir, command: run(spec, workdir, command, values.check),
+        )
     )
 
 
-def run(spec: Spec, workdir: Path, command: str) -> list[str]:
+def run(asked: Question, workdir: Path, command: str, against: str = "") -> list[str]:
     """Runs the sweep, or reads what is there, and returns the advice in lines.
 
-    Writes WORKDIR/results.json: the measured losses of the sweep and the predicted ones.
+    Writes WORKDIR/results.json: losses, forgetting and adaptation, measured and foretold.
+
+    Args:
+      asked: what is asked.
+      workdir: where the runs lie.
+      command: that started it, for its record.
+      against: workdir of full runs to compare with; "" = none.
     """
-    short = sweep(spec)
     folder = RunFolder(workdir)
-    planned = stages(short, folder.path)
-    names = [stage.name for stage in planned]
-    folder.claim(spec, {"fingerprint": specs.fingerprint([PART, names]), "command": command})
-    for i, stage in enumerate(planned):
+    runs = planned(asked, folder.path)
+    names = [stage.name for stage in runs]
+    folder.claim(asked, {"fingerprint": specs.fingerprint(names), "command": command})
+    for i, stage in enumerate(runs):
         _log.info("run %d of %d: %s", i + 1, len(names), stage.name)
-        learn(short, stage, folder.path / "runs" / stage.name, command)
-    arms = read_arms(short, planned, folder.path)
-    settings = {(stage.shift, stage.variant): stage for stage in planned if stage.shift}
-    lines: list[str] = []
-    rows: list[Row] = []
-    for shift, found in arms.items():
-        shares = {variant: settings[shift, variant].share for variant in found}
-        peaks = {variant: settings[shift, variant].spec.optim.schedule.peak for variant in found}
-        before = advice.advise(advice.measured(trials(found, shares, peaks)))
-        after = advice.advise(predicted(spec, found, shares, peaks))
-        lines += say(spec, shift, before, after)
-        for what, given in (("sweep", before), ("whole", after)):
+        own = RunFolder(folder.path / "runs" / stage.name)
+        probed.learn(prepare(asked, stage, own), own, command)
+    _log.info("fitting the laws")
+    spent = costs(asked, runs)
+    lines, rows = cost_lines(asked, spent), []
+    lines += rule_lines(asked, len({stage.variant for stage in runs if stage.shift}))
+    for shift, arms in read(asked, runs, folder.path).items():
+        found = answer(asked, arms, _settings(runs, shift))
+        lines += ["", *say(asked, shift, found, arms)]
+        for what, given in found.named.items():
             rows += [{**row, "name": f"{shift}/{what}/{row['name']}"} for row in given.rows]
+        if against:
+            said, more = check(asked, shift, found.named, folder.path, Path(against))
+            lines += said
+            rows += more
     files.write_json(folder.results, rows)
     return lines
 
 
-def trials(arms: dict[str, Arm], shares: dict[str, float], peaks: dict[str, float]) -> list[Trial]:
+def describe(asked: Question) -> list[str]:
+    """The sweep in lines: its runs, what they cost, and the plan of the first one in full."""
+    runs = planned(asked, Path("WORKDIR"))
+    per_step = asked.tokens_per_step
+    lines = [
+        f"advice for {asked.whole_steps:,} steps ({asked.whole_steps * per_step:,} tokens) of "
+        f"{', '.join(asked.new_sources().values())} after {', '.join(asked.base.data.sources)}",
+        f"{len(runs)} runs:",
+    ]
+    for stage in runs:
+        if stage.seed:
+            continue
+        schedule, steps = stage.spec.optim.schedule, stage.spec.train.steps
+        lines.append(
+            f"  {stage.name}: {steps:,} steps, {steps * per_step:,} tokens of "
+            f"{', '.join(stage.spec.data.sources)}"
+            + (f" with {stage.share:.1%} replayed" if stage.share else "")
+            + f"; {schedule.kind} to {schedule.peak:g}"
+        )
+    if asked.seeds > 1:
+        lines.append(f"  and so under {asked.seeds} seeds")
+    lines += cost_lines(asked, costs(asked, runs))
+    lines += rule_lines(asked, len({stage.variant for stage in runs if stage.shift}))
+    ready = prepare(asked, runs[0])
+    return [*lines, "", f"{runs[0].name}:", *plan_lines.describe(ready.parts, ready.plan)]
+
+
+def explain(asked: Question, step: int) -> str:
+    """What every row of a step of the first run holds."""
+    first = planned(asked, Path("WORKDIR"))[0]
+    if not 0 <= step < first.spec.train.steps:
+        raise UserError(f"expected --explain=0 to {first.spec.train.steps - 1}, got {step}")
+    return format_explanation(prepare(asked, first).plan.explain(step))
+
+
+# ---- the answer ----------------------------------------------------------------------------------
+
+
+def answer(asked: Question, arms: Mapping[str, Arm], settings: Mapping[str, Stage]) -> Found:
+    """The advice from what the runs of one shift measured.
+
+    Args:
+      asked: what is asked.
+      arms: variant -> what its runs measured.
+      settings: variant -> one of its planned runs.
+    """
+    first = next(iter(arms.values()))
+    base, base_new = (
+        PerSeed({seed: float(log.losses_SxZ[0, z]) for seed, log in first.runs.items()})
+        for z in (0, 1)
+    )
+
+    def advised(candidates: list[Candidate]) -> Advice:
+        return advice.advise(candidates, base=base, base_new=base_new, within=asked.within)
+
+    short = advised(advice.measured(trials(arms, settings)))
+    if asked.short_steps == asked.whole_steps:
+        return Found(short, None, "the sweep has all steps")
+    try:
+        return Found(short, advised(foretold(asked, arms, settings)), "")
+    except UserError as error:
+        return Found(short, None, str(error))
+
+
+def trials(arms: Mapping[str, Arm], settings: Mapping[str, Stage]) -> list[Trial]:
     """The final losses of every run of the sweep."""
     return [
-        Trial("rewarm", peaks[variant], shares[variant], seed, *map(float, log.losses_SxZ[-1]))
+        Trial(*choice_of(settings[variant]), seed, *map(float, log.losses_SxZ[-1]))
         for variant, arm in arms.items()
         for seed, log in arm.runs.items()
     ]
 
 
-def predicted(
-    spec: Spec, arms: dict[str, Arm], shares: dict[str, float], peaks: dict[str, float]
+def foretold(
+    asked: Question, arms: Mapping[str, Arm], settings: Mapping[str, Stage]
 ) -> list[Candidate]:
-    """Losses at the end of whole second stages, by laws fitted to each seed's sweep."""
+    """Losses at the end of whole second stages, by laws fitted to each seed's sweep.
+
+    Raises:
+      UserError: too little was measured for a law.
+    """
     some = next(iter(arms.values()))
+    shift = some.datasets[1]
     fits: dict[int, tuple[CurveFit, CurveFit]] = {}
     for seed in some.runs:
         pair = []
-        for which, dataset in zip(("old", "new"), some.datasets, strict=True):
+        for z, dataset in enumerate(some.datasets):
             curves = [
                 curve
                 for i, (variant, arm) in enumerate(arms.items())
-                for curve in arm.law_curves(dataset, shares[variant], first=i == 0)
+                for curve in arm.law_curves(dataset, settings[variant].share, first=i == 0)
                 if curve.seed == seed
             ]
-            pair.append(fit_curves(curves, which, DECAYS, resamples=0))
+            if asked.base_run:
+                curves += own_curve(asked, shift, dataset, seed)
+            pair.append(fit_curves(curves, SETS[z], DECAYS, resamples=0))
         fits[seed] = tuple(pair)
-    first = next(iter(some.before.values())).rates_T
-    rates = {
-        ("rewarm", peak): np.concatenate([first, second_rates(spec, peak)])
-        for peak in sorted(set(peaks.values()))
-    }
-    return advice.from_curves(fits, rates, len(first), sorted(set(shares.values())))
+    whole = {s.variant: s for s in planned(asked, Path("WORKDIR"), whole=True) if not s.seed}
+    short_T, whole_T = {}, {}
+    for variant, arm in arms.items():
+        first_T = next(iter(arm.before.values())).rates_T
+        for found, plan in ((short_T, settings), (whole_T, whole)):
+            found[choice_of(plan[variant])] = np.concatenate([first_T, rates(plan[variant])])
+    return advice.lengthened(trials(arms, settings), fits, short_T, whole_T, len(first_T))
 
 
-def second_rates(spec: Spec, peak: float) -> np.ndarray:
-    """The learning rate of every update of a whole second stage."""
-    relative = peak / spec.base.optim.schedule.peak
-    whole = dataclasses.replace(spec, peaks=(relative,), replay=(0.0,), seeds=1, baselines=())
-    stage = next(s for s in stages(whole, Path("WORKDIR")) if s.shift)
-    schedule = make_schedule(stage.spec.optim.schedule, spec.steps)
-    return np.array([float(schedule(np.int32(t))) for t in range(spec.steps)])
+def _settings(runs: Sequence[Stage], shift: str) -> dict[str, Stage]:
+    return {stage.variant: stage for stage in runs if stage.shift == shift and not stage.seed}
 
 
-def say(spec: Spec, shift: str, before: Advice, after: Advice) -> list[str]:
+# ---- in words ------------------------------------------------------------------------------------
+
+
+def cost_lines(asked: Question, spent: Costs) -> list[str]:
+    """What the sweep costs, what it is about costs, and what it saves."""
+
+    def line(what: str, tokens: int, more: str = "") -> str:
+        return (
+            f"  {what:<34} {tokens:>18,} tokens {spent.flops_per_token * tokens:>10.3g} FLOPs{more}"
+        )
+
+    base = f"{asked.base.train.steps:,} steps, trained here"
+    if asked.base_run:
+        base = f"{asked.base_run} at step {origin(asked).step:,}"
+    lines = ["cost in training, validation and probes aside:"]
+    if spent.first:
+        lines.append(line("first stages for the sweep", spent.first))
+    times = f", {spent.sweep / spent.stage:.2g} times the stage"
+    lines += [
+        line("the sweep", spent.sweep, times),
+        line(f"the stage, {asked.whole_steps:,} steps", spent.stage),
+        line("old and new data again from scratch", spent.union),
+        f"  the model it starts from: {base}, {spent.base:,} tokens",
+        f"  the stage costs {spent.stage / spent.union:.0%} of training again, with the sweep "
+        f"{(spent.stage + spent.sweep) / spent.union:.0%}",
+    ]
+    return lines
+
+
+def rule_lines(asked: Question, candidates: int) -> list[str]:
+    """How the choice is made and what intervals hold for, before any number."""
+    covers = "initial parameters: each has a first stage of its own; the order of the data is one"
+    if asked.base_run:
+        covers = (
+            "orders of the new data after this one run; they do not hold for other models, and "
+            "what is replayed comes in one order"
+        )
+    return [
+        *advice.rule(asked.within, candidates, asked.seeds),
+        *([f"intervals: Student's t over {asked.seeds} {covers}"] if asked.seeds > 1 else []),
+        "losses of the whole stage are foretold by a law that the intervals take for right",
+    ]
+
+
+def say(asked: Question, shift: str, found: Found, arms: Mapping[str, Arm]) -> list[str]:
     """The advice of one shift in lines."""
-    if after.choice is None:
-        raise UserError(f"expected a candidate for the shift {shift}, got none")
-    choice, tokens = after.choice, spec.steps * spec.base.data.batch_size * spec.base.data.length
-    lines = [
-        f"{shift}: {spec.new_sources()[shift]} after {', '.join(spec.base.data.sources)}",
-        f"  by the law, for {spec.steps:,} steps ({tokens:,} tokens): {after.words}",
-        f"  measured after {max(2, round(PART * spec.steps)):,} steps: {before.words}",
+    choice, short, whole = found.last.choice, asked.short_steps, asked.whole_steps
+    tokens = whole * asked.tokens_per_step
+    lines = [f"{shift}: {asked.new_sources()[shift]} after {', '.join(asked.base.data.sources)}"]
+    if found.foretold:
+        lines.append(f"  by the law, for {whole:,} steps ({tokens:,} tokens): {found.last.words}")
+    else:
+        lines.append(f"  nothing is foretold: {found.why}")
+    lines += [
+        f"  measured after {short:,} steps: {found.measured.words}",
         f"  replayed: {choice.share:.0%} = {choice.share * tokens:,.0f} tokens of the {OLD} data; "
         f"new: {(1 - choice.share) * tokens:,.0f}",
-        f"  {'choice':<28} {'old':>22} {'new':>22} {'average':>22}",
     ]
-    ranked = sorted((choice, *after.rivals), key=lambda c: c.average.mean)
-    for candidate in ranked[:_SHOWN]:
+    for what, given in (
+        (f"foretold after {whole:,} steps", found.foretold),
+        (f"measured after {short:,} steps", found.measured),
+    ):
+        lines += table(what, given) if given else []
+    return lines
+
+
+def table(what: str, given: Advice) -> list[str]:
+    """Losses, forgetting and adaptation of every candidate, the lowest average first."""
+    rows = {row["name"]: row for row in given.rows}
+    names = [name.removesuffix("/average") for name in rows if name.endswith("/average")]
+    lines = [
+        f"  {what}, nats per token:",
+        f"  {'schedule/peak/replay':<26} {'old':>7} {'new':>7} {'forgetting':>23} "
+        f"{'adaptation':>23} {'average':>23}  ",
+    ]
+    rivals = {rival.name for rival in given.rivals}
+    for name in sorted(names, key=lambda name: rows[f"{name}/average"]["value"]):
         cells = []
-        for found in (candidate.old, candidate.new, candidate.average):
-            value, low, high = (float(end[0]) for end in found.interval())
-            cells.append(" ".join(estimate(value, low, high)))
-        lines.append(f"  {candidate.name:<28} " + " ".join(f"{cell:>22}" for cell in cells))
-    lines.append(
-        "  intervals: Student's t over seeds, of losses foretold by laws that are taken for right"
-    )
+        for key in ("forgetting", "adaptation", "average"):
+            row = rows[f"{name}/{key}"]
+            ends = estimate(row["value"], row["low"], row["high"], signed=key != "average")
+            cells.append(f"{' '.join(filter(None, ends)):>23}")
+        old, new = (rows[f"{name}/{key}"]["value"] for key in ("old", "new"))
+        mark = "recommended" if name == given.choice.name else ""
+        mark = "not shown to be worse" if name in rivals else mark
+        lines.append(f"  {name:<26} {old:>7.3f} {new:>7.3f} {' '.join(cells)}  {mark}".rstrip())
     return lines

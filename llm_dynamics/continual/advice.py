@@ -1,19 +1,23 @@
 """Which schedule, peak and replay share to take from a short sweep, and whether the sweep shows it.
 
-The candidate with the best mean is named; it is called shown only where every other candidate is
-worse by a paired difference whose interval over seeds leaves out 0. Intervals of these differences
-are widened for their number (Bonferroni), so that all hold together. Among many candidates the
-best mean is flattered by chance, and a sweep on few tokens says how candidates order, not what
-losses a longer run will have.
+The choice is the smallest share of replay whose mean loss lies within a given part of the lowest;
+see `rule`. It is called shown only where every other candidate is worse by a paired difference
+whose interval over seeds leaves out 0. Intervals of these differences are widened for their number
+(Bonferroni), so that all hold together, and over three seeds they are so wide that little is shown;
+hence the rule does not ask for it. Among many candidates the lowest mean is flattered by chance.
+
+What a longer stage will lose and learn is foretold by laws (`lengthened`), and how far off they
+were is told by longer runs alone (`compare`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 from llm_dynamics.continual.curve_fit import CurveFit
-from llm_dynamics.continual.measures import NATS
+from llm_dynamics.continual.measures import DEFINITIONS, NATS
 from llm_dynamics.continual.replay_law import fit_replay
 from llm_dynamics.continual.robust_fit import check_losses, check_share
 from llm_dynamics.errors import UserError
@@ -23,7 +27,15 @@ from llm_dynamics.seeds import PerSeed, seed_row
 AVERAGE = "average"  # of the losses on the old and the new data, as low as can be
 ADAPTATION = "adaptation"  # loss on the new data as low as can be, forgetting within a limit
 OBJECTIVES = (AVERAGE, ADAPTATION)
+WITHIN = 0.01  # of the lowest loss, given away for replaying less
 _LEVEL = 0.95
+FORETOLD = "as measured in the short stage, and what the law of the curve adds"
+_PARTS = {
+    "old": "loss on the old data after the stage",
+    "new": "loss on the new data after the stage",
+    "average": "mean of the losses on the old and the new data",
+}
+_KINDS = {AVERAGE: "average loss", ADAPTATION: "loss on the new data"}
 
 
 @dataclass(frozen=True)
@@ -86,6 +98,8 @@ class Advice:
 
     Attributes:
       choice: None where no candidate keeps to the limit.
+      best: the lowest mean among those that keep to it; None as well.
+      candidates: those that keep to it.
       shown: whether every other candidate that keeps to the limit is shown to be worse, and the
         choice to keep to it.
       rivals: candidates not shown to be worse.
@@ -94,6 +108,8 @@ class Advice:
     """
 
     choice: Candidate | None
+    best: Candidate | None
+    candidates: tuple[Candidate, ...]
     shown: bool
     rivals: tuple[Candidate, ...]
     words: str
@@ -166,35 +182,40 @@ def between_shares(trials: Iterable[Trial], shares: Sequence[float]) -> list[Can
     return found
 
 
-def from_curves(
+def lengthened(
+    trials: Iterable[Trial],
     fits: Mapping[int, tuple[CurveFit, CurveFit]],
-    rates: Mapping[tuple[str, float], np.ndarray],
+    short: Mapping[tuple[str, float, float], np.ndarray],
+    whole: Mapping[tuple[str, float, float], np.ndarray],
     start: int,
-    shares: Sequence[float],
 ) -> list[Candidate]:
-    """Candidates of schedules that were not run, by the law of the curve fitted to each seed.
+    """What the choices of a sweep come to in longer stages: as measured, and what the law adds.
+
+    A law that misses a peak or a share misses it at the end of the short stage and of the long one
+    alike, so only the difference between the two is taken from it.
 
     Args:
+      trials: final losses of the short stages.
       fits: seed -> fits of the old and of the new set to curves of that seed alone.
-      rates: schedule and peak -> learning rates of every step of both stages.
+      short: schedule, peak and share -> learning rates of every step of both stages, as run.
+      whole: the same with the longer second stage.
       start: steps of the first stage.
-      shares: of replay; the fitted one where all fitted curves had one.
     """
+
+    def added(fit: CurveFit, one: Candidate) -> float:
+        ends = []
+        for rates in (whole, short):
+            rates_T = rates[one.schedule, one.peak, one.share]
+            ends.append(fit.predict(rates_T, start, [len(rates_T)], one.share).value[0])
+        return float(ends[0] - ends[1])
+
     found = []
-    for (schedule, peak), rates_T in rates.items():
-        for share in shares:
-            old, new = (
-                PerSeed(
-                    {
-                        seed: float(
-                            pair[index].predict(rates_T, start, [len(rates_T)], share)[0][0]
-                        )
-                        for seed, pair in fits.items()
-                    }
-                )
-                for index in (0, 1)
-            )
-            found.append(Candidate(schedule, peak, share, old, new, "law of the curve"))
+    for one in measured(trials):
+        old, new = (
+            PerSeed({s: loss + added(fits[s][z], one) for s, loss in losses.values.items()})
+            for z, losses in enumerate((one.old, one.new))
+        )
+        found.append(Candidate(one.schedule, one.peak, one.share, old, new, FORETOLD))
     return found
 
 
@@ -203,15 +224,19 @@ def advise(
     objective: str = AVERAGE,
     base: PerSeed | None = None,
     forgetting: float | None = None,
+    within: float = 0.0,
+    base_new: PerSeed | None = None,
 ) -> Advice:
-    """Names the best candidate, and says what the seeds do not tell apart.
+    """Names the candidate to take, and says what the seeds do not tell apart.
 
     Args:
       candidates: measured or predicted, all with common seeds.
       objective: AVERAGE or ADAPTATION.
-      base: loss of the base model on the old data, per seed; with a limit on forgetting.
+      base: loss of the base model on the old data, per seed; for forgetting.
       forgetting: largest mean rise of the loss on the old data that is allowed, in nats per token;
         needed for ADAPTATION.
+      within: part of the lowest loss that is given away for replaying less; see `rule`.
+      base_new: loss of the base model on the new data, per seed; for adaptation.
 
     Raises:
       UserError: fewer than two candidates, an unknown objective, a limit without a base.
@@ -224,6 +249,8 @@ def advise(
         raise UserError("expected a limit on forgetting, in nats per token, for adaptation")
     if forgetting is not None and base is None:
         raise UserError("expected the loss of the base model on the old data, got none")
+    if not 0 <= within < 1:
+        raise UserError(f"expected a part of the lowest loss from 0 to below 1, got {within}")
     allowed = list(candidates)
     if forgetting is not None:
         allowed = [c for c in candidates if (c.old - base).mean <= forgetting]
@@ -233,14 +260,16 @@ def advise(
                 f"No candidate keeps forgetting within {forgetting:g}; {least.name} forgets least, "
                 f"{(least.old - base).mean:.3g}. Replay more or lower the peak."
             )
-            return Advice(None, False, (), words, ())
+            return Advice(None, None, (), False, (), words, ())
 
     def value(candidate: Candidate) -> PerSeed:
         return candidate.average if objective == AVERAGE else candidate.new
 
-    choice = min(allowed, key=lambda c: value(c).mean)
+    best = min(allowed, key=lambda c: value(c).mean)
+    near = [c for c in allowed if value(c).mean <= (1 + within) * value(best).mean]
+    choice = min(near, key=lambda c: (c.share, value(c).mean))
     others = [candidate for candidate in allowed if candidate is not choice]
-    rows = _rows_of(choice, base)
+    rows = [row for candidate in allowed for row in _rows_of(candidate, base, base_new)]
     level = 1 - (1 - _LEVEL) / max(len(others), 1)
     rivals = []
     for other in others:
@@ -248,34 +277,110 @@ def advise(
             f"{other.name}/excess",
             value(other) - value(choice),
             NATS,
-            f"{'average' if objective == AVERAGE else 'new-set'} loss less that of {choice.name}",
+            f"{_KINDS[objective]} less that of {choice.name}",
             f"{other.source}; interval widened for {len(others)} comparisons",
             level=level,
         )
         rows.append(excess)
         if verdict(excess) != "above":
             rivals.append(other)
-    within = forgetting is None or _within(choice.old - base, forgetting)
-    words = _words(choice, others, rivals, value(choice), objective)
-    if not within:
+    kept = forgetting is None or _within(choice.old - base, forgetting)
+    words = _words(choice, best, others, rivals, value, _KINDS[objective])
+    if not kept:
         words += f" It is not shown that it keeps forgetting within {forgetting:g}."
-    return Advice(choice, not rivals and within, tuple(rivals), words, tuple(rows))
+    return Advice(
+        choice, best, tuple(allowed), not rivals and kept, tuple(rivals), words, tuple(rows)
+    )
 
 
-def _rows_of(choice: Candidate, base: PerSeed | None) -> list[Row]:
-    parts = {
-        "old": (choice.old, "loss on the old data after the stage"),
-        "new": (choice.new, "loss on the new data after the stage"),
-        "average": (choice.average, "mean of the losses on the old and the new data"),
-    }
-    rows = [
-        seed_row(f"{choice.name}/{key}", found, NATS, words, choice.source, contrast=False)
-        for key, (found, words) in parts.items()
+def rule(within: float, candidates: int, seeds: int) -> list[str]:
+    """How the choice is made, in lines, to be read before the numbers."""
+    lines = [
+        f"rule: of the candidates whose average loss is at most {within:.2%} above the lowest, "
+        "that with the smallest share of replay; among equal shares, the lowest average"
     ]
-    if base is not None:
-        words = "loss on the old data after the stage less that of the base model"
-        found = choice.old - base
-        rows.append(seed_row(f"{choice.name}/forgetting", found, NATS, words, choice.source))
+    count = candidates - 1
+    if seeds < 2:
+        return [*lines, "one seed: no interval, so nothing here is shown"]
+    quantile = stats.t.ppf(1 - (1 - _LEVEL) / count / 2, seeds - 1)
+    return [
+        *lines,
+        f"with {seeds} seeds and {count} comparisons at once, a difference is shown from "
+        f"{quantile:.1f} standard errors on (Student's t, Bonferroni); few will be, and the rule "
+        "does not ask for it",
+    ]
+
+
+def compare(
+    foretold: Sequence[Candidate], found: Sequence[Candidate], choice: Candidate, within: float
+) -> list[Row]:
+    """How far off predictions were, and what the choice that rests on them gave away.
+
+    The lowest of several measured means is flattered by chance, so regret is overstated: two
+    candidates that are in truth alike have one above 0.
+
+    Args:
+      foretold: predicted candidates.
+      found: the same choices measured in stages of that length; others are left out.
+      choice: what was recommended.
+      within: of `advise`.
+
+    Raises:
+      UserError: the choice was not measured, or nothing else was.
+    """
+    truth = {one.name: one for one in found}
+    common = [one for one in foretold if one.name in truth]
+    if choice.name not in truth or len(common) < 2:
+        raise UserError(
+            f"expected full runs of {choice.name} and of another candidate, got "
+            f"{', '.join(sorted(truth)) or 'none'}; run the same shares, peaks and schedules"
+        )
+    rows = []
+    for one in common:
+        for key in ("old", "new", "average"):
+            right = getattr(truth[one.name], key)
+            words = f"foretold loss less the measured one: {_PARTS[key]}"
+            rows.append(seed_row(f"{one.name}/{key}/error", getattr(one, key) - right, NATS, words))
+    for key in ("old", "new", "average"):
+        errors = [
+            getattr(one, key).paired(getattr(truth[one.name], key), lambda a, b: abs(a / b - 1))
+            for one in common
+        ]
+        total = errors[0]
+        for error in errors[1:]:
+            total = total + error
+        words = f"mean over {len(common)} candidates of |foretold / measured - 1|: {_PARTS[key]}"
+        mean = total * (1 / len(errors))
+        rows.append(seed_row(f"{key}/relative_error", mean, "1", words, contrast=False))
+    again = advise([truth[one.name] for one in common], within=within)
+    average = truth[choice.name].average
+    for name, other, words in (
+        ("regret", again.best, "that of the lowest measured"),
+        ("regret_rule", again.choice, "that of what the rule takes of the measured ones"),
+    ):
+        rows.append(
+            seed_row(
+                name,
+                average - other.average,
+                NATS,
+                f"measured average loss of {choice.name} less {words}, {other.name}",
+            )
+        )
+    return rows
+
+
+def _rows_of(one: Candidate, base: PerSeed | None, base_new: PerSeed | None) -> list[Row]:
+    rows = [
+        seed_row(f"{one.name}/{key}", getattr(one, key), NATS, words, one.source, contrast=False)
+        for key, words in _PARTS.items()
+    ]
+    for key, after, before in (
+        ("forgetting", one.old, base),
+        ("adaptation", one.new, base_new),
+    ):
+        if before is not None:
+            found = after - before
+            rows.append(seed_row(f"{one.name}/{key}", found, NATS, DEFINITIONS[key], one.source))
     return rows
 
 
@@ -286,17 +391,22 @@ def _within(forgot: PerSeed, limit: float) -> bool:
 
 def _words(
     choice: Candidate,
+    best: Candidate,
     others: Sequence[Candidate],
     rivals: Sequence[Candidate],
-    found: PerSeed,
-    objective: str,
+    value: Callable[[Candidate], PerSeed],
+    kind: str,
 ) -> str:
-    kind = "average loss" if objective == AVERAGE else "loss on the new data"
-    seeds = f"{found.n} seed" + ("s" if found.n > 1 else "")
+    found = value(choice)
+    seeds = f"{choice.source}, {found.n} seed" + ("s" if found.n > 1 else "")
     start = (
-        f"{choice.schedule} with peak {choice.peak:g} and {100 * choice.share:g} % replay: lowest "
-        f"{kind}, {found.mean:.4g} ({choice.source}, {seeds})."
+        f"{choice.schedule} with peak {choice.peak:g} and {100 * choice.share:g} % replay: "
+        f"{'lowest ' if choice is best else ''}{kind}, {found.mean:.4g} ({seeds})"
     )
+    if choice is not best:
+        more = found.mean / value(best).mean - 1
+        start += f", {more:.2%} above the lowest, {value(best).mean:.4g} of {best.name}"
+    start += "."
     if not others:
         return start + " No other candidate keeps to the limit."
     if not rivals:

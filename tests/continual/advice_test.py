@@ -6,11 +6,17 @@ import numpy as np
 import pytest
 
 from llm_dynamics.continual import advice
-from llm_dynamics.continual.advice import Trial, advise, between_shares, from_curves, measured
-from llm_dynamics.continual.areas import DECAY
-from llm_dynamics.continual.curve_fit import fit_curves
-from llm_dynamics.continual.curve_law import Curve, at_steps, evaluate
+from llm_dynamics.continual.advice import (
+    Trial,
+    advise,
+    between_shares,
+    compare,
+    lengthened,
+    measured,
+)
+from llm_dynamics.continual.published import published
 from llm_dynamics.errors import UserError
+from llm_dynamics.results import Interval
 from llm_dynamics.seeds import PerSeed
 
 SHARES = (0.0, 0.01, 0.05, 0.25, 0.5)
@@ -115,34 +121,117 @@ def test_shares_between_those_run():
         between_shares(_sweep(shares=SHARES[:4]), (0.02,))
 
 
-def test_schedules_that_were_not_run():
-    first = np.linspace(3e-3, 3e-4, 300)
-    rates = {
-        ("linear", peak): np.concatenate([first, np.linspace(peak, peak / 10, 200)])
-        for peak in (1e-3, 3e-3)
-    }
-    law = {"L0": 2.5, "A": 0.6, "alpha": 0.45, "C1": 0.5, "C2": 0.7, "E": 20.0, "beta": 0.3}
-    truth = {"old": law | {"B": 0.8}, "new": law | {"B": -0.8}}
-    steps = np.arange(10, 501, 10)
+def test_the_smallest_share_within_a_part_of_the_lowest_is_taken():
+    candidates = measured(_sweep(noise=0.002))
+    lowest, found = advise(candidates), advise(candidates, within=0.06)
+    assert lowest.choice is lowest.best and (found.best.peak, found.best.share) == (1e-3, 0.25)
+    assert (found.choice.peak, found.choice.share) == (1e-3, 0.05)
+    assert "above the lowest" in found.words and found.best.name in found.words
+    for one in candidates:
+        if one.share < found.choice.share:
+            assert one.average.mean > 1.06 * found.best.average.mean
+    # Of equal shares the lower average.
+    everything = advise(candidates, within=0.9).choice
+    assert (everything.peak, everything.share) == (1e-3, 0.0)
 
-    def loss(which, some, at):
-        return evaluate(truth[which], at_steps(some, 300, at, DECAY), 0.0, which)
 
-    fits = {
-        0: tuple(
-            fit_curves(
-                [Curve(0, steps, loss(which, r, steps), r, 300) for r in rates.values()],
-                which,
-                resamples=0,
-            )
-            for which in ("old", "new")
+def test_the_rule_takes_the_published_share_for_a_weak_shift():
+    rows = [
+        row
+        for row in published().losses
+        if (row.table, row.new_set, row.run) == ("2", "SlimPajama", "re-warmed")
+    ]
+    trials = [Trial("rewarm", row.peak, row.share, 0, row.old, row.new) for row in rows]
+    assert advise(measured(trials), within=advice.WITHIN).choice.share == 0.05
+
+
+def test_the_rule_says_how_much_is_needed_to_show_a_difference():
+    lines = " ".join(advice.rule(0.01, 11, 3))
+    assert "at most 1.00% above the lowest" in lines and "smallest share" in lines
+    # Student's t with 2 degrees of freedom at 1 - 0.05 / 10 / 2.
+    assert "10 comparisons" in lines and "14.1 standard errors" in lines
+    assert "nothing here is shown" in " ".join(advice.rule(0.01, 11, 1))
+
+
+def test_every_candidate_has_forgetting_and_adaptation():
+    new = PerSeed({0: 9.0, 1: 9.1, 2: 9.2})
+    candidates = measured(_sweep(noise=0.002))
+    rows = {row["name"]: row for row in advise(candidates, base=BASE, base_new=new).rows}
+    for one in candidates:
+        forgot, learned = (rows[f"{one.name}/{key}"] for key in ("forgetting", "adaptation"))
+        assert forgot["value"] == pytest.approx((one.old - BASE).mean)
+        assert learned["value"] == pytest.approx((one.new - new).mean) and learned["high"] < 0
+        assert forgot["low"] < forgot["value"] < forgot["high"]
+
+
+class _OffByShare:
+    """A law that is right about time and rates, and wrong about replay."""
+
+    def __init__(self, which):
+        self._which = which
+
+    def predict(self, rates_T, start, steps_S, replay):
+        assert start == 300 and list(steps_S) == [len(rates_T)]
+        after = len(rates_T) - start
+        return Interval(
+            np.array([_after(rates_T[start], replay, after, self._which) + 3 * replay]), None, None
         )
-    }
-    unseen = {("linear", 2e-3): np.concatenate([first, np.linspace(2e-3, 0, 200)])}
-    (one,) = from_curves(fits, unseen, 300, [0.0])
-    some = unseen["linear", 2e-3]
-    assert one.old.mean == pytest.approx(loss("old", some, [500])[0], rel=0.003)
-    assert one.new.mean == pytest.approx(loss("new", some, [500])[0], rel=0.003)
+
+
+def _after(peak, share, steps, which):
+    old, new = _losses(peak, share)
+    return {"old": old + 0.1 * np.log(steps), "new": new - 0.2 * np.log(steps)}[which]
+
+
+def test_longer_stages_take_from_the_law_what_it_adds_alone():
+    peaks = (1e-3, 2e-3)
+    trials = [
+        Trial("linear", p, x, seed, *(_after(p, x, 50, w) + seed for w in ("old", "new")))
+        for p in peaks
+        for x in SHARES
+        for seed in (0, 1)
+    ]
+    fits = {seed: (_OffByShare("old"), _OffByShare("new")) for seed in (0, 1)}
+    short, whole = (
+        {
+            ("linear", p, x): np.concatenate([np.full(300, 1e-2), np.full(n, p)])
+            for p in peaks
+            for x in SHARES
+        }
+        for n in (50, 200)
+    )
+    found = lengthened(trials, fits, short, whole, 300)
+    assert len(found) == 10
+    for one in found:
+        assert one.source == advice.FORETOLD
+        for which in ("old", "new"):
+            right = _after(one.peak, one.share, 200, which)
+            for seed, value in getattr(one, which).values.items():
+                assert value == pytest.approx(right + seed)
+
+
+def test_predictions_are_compared_with_longer_runs():
+    truth = measured(_sweep(noise=0.002))
+    foretold = [
+        advice.Candidate(c.schedule, c.peak, c.share, c.old * 1.01, c.new * (1 + c.share), "law")
+        for c in truth
+    ]
+    advised = advise(foretold)
+    rows = {row["name"]: row for row in compare(foretold, truth, advised.choice, within=0.0)}
+    json.dumps(list(rows.values()), allow_nan=False)
+    assert rows["old/relative_error"]["value"] == pytest.approx(0.01)
+    assert rows["new/relative_error"]["value"] == pytest.approx(np.mean(SHARES))
+    some = next(c for c in truth if c.name == "cosine/0.002/0.05")
+    assert rows["cosine/0.002/0.05/old/error"]["value"] == pytest.approx(0.01 * some.old.mean)
+    # Losses on new data foretold too high at large shares: too little is replayed.
+    assert advised.choice.name == "cosine/0.001/0.05"
+    right = (sum(_losses(1e-3, 0.05)) - sum(_losses(1e-3, 0.25))) / 2
+    assert rows["regret"]["value"] == pytest.approx(right, abs=0.01) and rows["regret"]["low"] > 0
+    # What the rule would have taken of the measured ones.
+    rows = {r["name"]: r for r in compare(foretold, truth, advised.choice, within=0.06)}
+    assert rows["regret_rule"]["value"] == 0
+    with pytest.raises(UserError, match=r"expected full runs of cosine/0\.001/0\.05"):
+        compare(foretold, truth[:1], advised.choice, within=0.0)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +245,7 @@ def test_schedules_that_were_not_run():
         (lambda: advise(measured(_sweep()), "speed"), "objective"),
         (lambda: advise(measured(_sweep()), "adaptation"), "limit on forgetting"),
         (lambda: advise(measured(_sweep()), "average", forgetting=0.1), "base model"),
+        (lambda: advise(measured(_sweep()), within=1.0), "part of the lowest"),
     ],
 )
 def test_mistakes_are_refused(make, words):
