@@ -30,7 +30,8 @@ QUESTION = (
 )
 _TRUNKS = (
     "Runs that go on from a trunk (infinite, invsqrt, wsd) have a first stage of their own, which "
-    "has not decayed: its loss is higher, and what they forget is counted from there."
+    "has not decayed: they begin at another loss than the others, see the matrix, and what they "
+    "forget and learn is counted from there."
 )
 _LAWS = (
     "The law of Wang et al. 2025 gives the loss from the learning rates of both stages and the "
