@@ -250,7 +250,10 @@ def _grown(spec: Spec, seed: int, workdir: Path, pair: str, target: ModelConfig)
     found = []
     for i, operator in enumerate(spec.operators):
         growth = dataclasses.replace(spec.growth(operator), moments=spec.moments, seed=seed)
-        model = growth_stage.fitting(spec.base.model, target, growth)
+        try:
+            model = growth_stage.fitting(spec.base.model, target, growth)
+        except UserError as error:
+            raise UserError(f"run {pair}-{operator}: {error}") from None
         run = _seeded(spec, seed, model, spec.steps)
         for brief in (False, True) if spec.brief and not i else (False,):
             variant = f"{BRIEF}-{operator}" if brief else operator

@@ -29,12 +29,12 @@ SMALL = ModelConfig(
 LARGE = dataclasses.replace(SMALL, width=32, num_layers=4, num_heads=4, mlp_width=64)
 
 
-def _spec(model, **train):
+def _spec(model, optimizer="reset", **train):
     return RunSpec(
         model=model,
         data=DataConfig(("x.txt",), "bytes", length=16, batch_size=8),
         optim=OptimConfig(),
-        train=TrainConfig(4, start=StartConfig(**train)),
+        train=TrainConfig(4, start=StartConfig(optimizer=optimizer, **train)),
         probe=ProbeConfig(),
     )
 
@@ -56,7 +56,7 @@ class ApplyTest(parameterized.TestCase):
     def _grow(self, config, model=LARGE, batches=_batch):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "growth.json"
-            growth = Growth(config, path)
+            growth = Growth(config, SMALL, path)
             growth.batches = batches
             target = stage.fitting(SMALL, model, config)
             growth.check(SMALL, _spec(target))
@@ -112,7 +112,7 @@ class ApplyTest(parameterized.TestCase):
     def test_what_is_learned_leaves_the_source_alone(self):
         params = _params(SMALL)
         before = jax.tree.map(np.array, params)
-        growth = Growth(GrowthConfig("ligo", learn=LearnConfig(steps=2)))
+        growth = Growth(GrowthConfig("ligo", learn=LearnConfig(steps=2)), SMALL)
         growth.batches = _batch
         growth.apply(params, None, SMALL, _spec(LARGE))
         jax.tree.map(np.testing.assert_array_equal, before, params)
@@ -125,12 +125,13 @@ class RefusedTest(parameterized.TestCase):
         ("rotary_base", {"rotary_base": 500.0}, {}, "rotary_base"),
         ("exact", {}, {"depth": "stack", "exact": True}, "cannot: depth 'stack' adds layers"),
         ("learned", {}, {"width": "ligo", "exact": True}, "a learned operator does not"),
+        ("moments", {}, {"moments": "scale"}, "train.start.optimizer=keep"),
         ("head_dim", {"head_dim": 12}, {"width": "zero_pad"}, "whole multiple of 8"),
     )
     def test_before_any_computation(self, changes, config, words):
         large = dataclasses.replace(LARGE, **changes)
         with self.assertRaisesRegex(UserError, words):
-            Growth(GrowthConfig(**{"width": "tile", **config})).check(SMALL, _spec(large))
+            Growth(GrowthConfig(**{"width": "tile", **config}), SMALL).check(SMALL, _spec(large))
 
     def test_unknown_operator(self):
         with self.assertRaisesRegex(UserError, "did you mean 'tile'"):
