@@ -10,13 +10,12 @@ from experiments import followed, probed
 from experiments.growth_stages import SCRATCH, SMALL, Spec, Stage, small_steps
 from llm_dynamics.growth.crossings import Curve
 from llm_dynamics.growth.savings import Trial, step_costs
-from llm_dynamics.growth.stage import Growth
+from llm_dynamics.growth.stage import RECORD, Growth
 from llm_dynamics.probe.cadence import ProbeConfig, probe_steps
 from llm_dynamics.report.growth_study import Grown
 from llm_dynamics.train import metrics
 from llm_dynamics.train.run_folder import RunFolder
 
-RECORD = "growth.json"  # in the folder of a grown run
 UNITS = ("FLOPs", "FLOPs as published", "tokens", "s")
 
 

@@ -57,7 +57,7 @@ class Spec:
             raise UserError(f"expected every operator once, got {', '.join(self.operators)}")
         self.targets()
         for operator in self.operators:
-            self.growth(operator)
+            growth_stage.named(operator, moments=self.moments)
 
     def targets(self) -> dict[str, ModelConfig]:
         """Pair -> its large model.
@@ -78,19 +78,6 @@ class Spec:
             changes = dict(part.partition("=")[::2] for part in sizes.split("/"))
             found[name] = specs.override(self.base.model, changes)
         return found
-
-    def growth(self, operator: str) -> GrowthConfig:
-        """The growth of an operator's name.
-
-        Raises:
-          UserError: an unknown one.
-        """
-        if operator.startswith("ligo-"):
-            return GrowthConfig(
-                growth_stage.LEARNED, ligo=operator.removeprefix("ligo-"), learn=self.learn
-            )
-        width, _, depth = operator.partition("+")
-        return GrowthConfig(width, depth or "stack")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,7 +236,7 @@ def _sources(spec: Spec, seed: int) -> list[Stage]:
 def _grown(spec: Spec, seed: int, workdir: Path, pair: str, target: ModelConfig) -> list[Stage]:
     found = []
     for i, operator in enumerate(spec.operators):
-        growth = dataclasses.replace(spec.growth(operator), moments=spec.moments, seed=seed)
+        growth = growth_stage.named(operator, learn=spec.learn, moments=spec.moments, seed=seed)
         try:
             model = growth_stage.fitting(spec.base.model, target, growth)
         except UserError as error:

@@ -29,6 +29,7 @@ from llm_dynamics.data.plan import Plan
 from llm_dynamics.data.replay import parse_replays
 from llm_dynamics.data.tokenizers import check_vocabulary
 from llm_dynamics.errors import UserError
+from llm_dynamics.growth.stage import RECORD, Growth
 from llm_dynamics.model import presets
 from llm_dynamics.optim.optimizer import OptimConfig
 from llm_dynamics.optim.schedules import ScheduleConfig
@@ -66,8 +67,12 @@ class Ready:
 def prepare(stage: Stage, folder: RunFolder | None = None, planned: PlannedRuns = NOTHING) -> Ready:
     """Opens a stage's data and refuses what does not fit before any training."""
     spec = stage.spec
+    growth = None
+    if stage.growth:
+        record = folder.path / RECORD if folder else None
+        growth = Growth(stage.growth, stage.before.spec.model, record)
     try:
-        parts = parts_lib.build(spec, folder, planned=planned)
+        parts = parts_lib.build(spec, folder, growth, planned)
         data = open_data(spec.data)
         tokenizer = build_tokenizer(spec.data, data)
         check_vocabulary(tokenizer, spec.model.vocab_size)
@@ -82,6 +87,9 @@ def prepare(stage: Stage, folder: RunFolder | None = None, planned: PlannedRuns 
         parts_lib.start.check_plan(spec, parts.origin, plan)
     except UserError as error:
         raise UserError(f"stage {stage.name}: {error}") from error
+    if growth:
+        # Rows behind those that the stage trains on: what fits an operator is not seen twice.
+        growth.batches = lambda t: plan.batch(spec.train.steps + t)
     return Ready(stage, parts, plan, tokenizer.name)
 
 
@@ -204,8 +212,11 @@ def report(done: Sequence[Stage], folder: RunFolder, command: str) -> Path:
 def _origin(stage: Stage) -> str:
     if stage.before is None:
         return "fresh parameters"
-    ends = stage.at == stage.before.spec.train.steps or stage.before.name == OUTSIDE
-    return f"from {'the end' if ends else f'step {stage.at}'} of {stage.before.name}"
+    before, grown = stage.before, f", grown by {stage.growth.name}" if stage.growth else ""
+    if before.name == OUTSIDE:
+        return f"from step {stage.at} of {before.path}{grown}"
+    ends = stage.at == before.spec.train.steps
+    return f"from {'the end' if ends else f'step {stage.at}'} of {before.name}{grown}"
 
 
 def _stages_table(done: Sequence[Stage]) -> Table:

@@ -13,6 +13,8 @@ from llm_dynamics.data.config import DataConfig
 from llm_dynamics.data.replay import additive_steps, parse_replays
 from llm_dynamics.data.sources import parse_source
 from llm_dynamics.errors import UserError
+from llm_dynamics.growth import stage as growth_stage
+from llm_dynamics.growth.stage import GrowthConfig
 from llm_dynamics.optim.schedules import (
     ScheduleConfig,
     autoregressive_peaks,
@@ -33,6 +35,7 @@ KEYS = {
     "accounting": "equal (replay takes the place of new text) or additive (it comes on top)",
     "optimizer": "what is kept of its state, see optim.carried; by default keep",
     "changed_schedule": "refuse or accept",
+    "grow": "WIDTH+DEPTH or ligo-PRESET: the model becomes the larger one of its model.KEY=VALUE",
     "recipe": "reuse or rounds, which make several stages NAME-1, NAME-2, ...",
     "then": "of a recipe: what the next of its stages reads; may come several times",
     "rounds": "of the recipe rounds: how many, where `then` does not say",
@@ -69,6 +72,7 @@ class Stage:
     at: int = 0  # the step of that one
     first: int = 0  # step of its schedule that update 0 reads
     end: int = 0  # of its schedule
+    growth: GrowthConfig | None = None  # how its model comes out of that of `before`
 
     def rate_after(self, step: int) -> float:
         """Where its schedule stands after so many of its updates."""
@@ -176,7 +180,7 @@ def _stage(
 ) -> Stage:
     keys = dict(pairs)
     before, at = _start(name, keys, known)
-    if before is None and (used := {"optimizer", "replay", "changed_schedule"} & set(keys)):
+    if before is None and (used := {"optimizer", "replay", "changed_schedule", "grow"} & set(keys)):
         raise UserError(
             f"stage {name} starts from fresh parameters and says {used.pop()}, which is about what "
             "was before; name the stage that it goes on from in start"
@@ -209,11 +213,24 @@ def _stage(
     if before:
         begin = {"run": str(before.path), "step": at, "continue_schedule": goes_on, "data": word}
     begin |= {key: keys[key] for key in ("optimizer", "changed_schedule") if key in keys}
+    if "grow" in keys:
+        begin.setdefault("optimizer", "reset")
     train = dataclasses.replace(base.train, steps=steps, start=StartConfig(**begin))
     spec = dataclasses.replace(_with(base, data, schedule), train=train)
+    if before:
+        spec = dataclasses.replace(spec, model=before.spec.model)
     spec = override(spec, {key: value for key, value in pairs if "." in key})
+    growth = None
+    if "grow" in keys:
+        moments = "reset" if spec.train.start.optimizer == "reset" else "scale"
+        growth = growth_stage.named(keys["grow"], moments=moments)
+        try:
+            model = growth_stage.fitting(before.spec.model, spec.model, growth)
+        except UserError as error:
+            raise UserError(f"stage {name}: {error}") from None
+        spec = dataclasses.replace(spec, model=model)
     path = workdir.absolute() / "runs" / name
-    return Stage(name, spec, path, before, at, first, schedule.horizon or first + steps)
+    return Stage(name, spec, path, before, at, first, schedule.horizon or first + steps, growth)
 
 
 def _number(name: str, keys: Mapping[str, Any], key: str, default: Any) -> Any:

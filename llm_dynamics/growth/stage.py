@@ -30,6 +30,7 @@ from llm_dynamics.train.config import RunSpec
 _log = logging.getLogger(__name__)
 
 LEARNED = "ligo"
+RECORD = "growth.json"  # in the folder of a grown run
 # What of a model may differ between source and target: its sizes, and how it is computed.
 _SIZES = (
     "vocab_size", "width", "num_layers", "num_heads", "num_kv_heads", "head_dim", "mlp_width",
@@ -249,6 +250,23 @@ def pair_of(source: ModelConfig, target: ModelConfig, seed: int = 0) -> Pair:
         graph_of(source), graph_of(target), traits.of_decoder(source), traits.of_decoder(target),
         seed,
     )  # fmt: skip
+
+
+def named(operator: str, **more: Any) -> GrowthConfig:
+    """The growth of an operator's name: WIDTH, WIDTH+DEPTH or ligo-PRESET.
+
+    Args:
+      operator: the name.
+      **more: other fields of the configuration.
+
+    Raises:
+      UserError: an unknown one.
+    """
+    prefix = f"{LEARNED}-"
+    if operator.startswith(prefix):
+        return GrowthConfig(LEARNED, ligo=operator.removeprefix(prefix), **more)
+    width, _, depth = operator.partition("+")
+    return GrowthConfig(width, depth or "stack", **more)
 
 
 def graph_of(config: ModelConfig) -> axes.Graph:

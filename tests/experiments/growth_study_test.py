@@ -1,0 +1,191 @@
+"""The growth study: its runs, what is asked of them, and one tiny study end to end."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import text
+
+from experiments import growth, growth_runs
+from experiments import growth_stages as lib
+from llm_dynamics.errors import UserError
+from llm_dynamics.model import size
+from llm_dynamics.report import growth_report
+from llm_dynamics.report.growth_study import Grown
+
+
+def _stages(spec, folder):
+    return {stage.name: stage for stage in lib.stages(spec, folder)}
+
+
+def test_grown_runs_start_from_the_source_of_their_seed(tmp_path):
+    spec = lib.desk()
+    found = _stages(spec, tmp_path)
+    names = list(found)
+    assert len(names) == len(set(names)) == 3 * (1 + 3 * (len(spec.operators) + 2))
+    for stage in found.values():
+        start = stage.spec.train.start
+        if not stage.growth:
+            assert start.run == ""
+            continue
+        assert start.run == str(tmp_path / "runs" / f"small-seed{stage.seed}")
+        assert names.index(f"small-seed{stage.seed}") < names.index(stage.name)
+        brief = stage.variant.startswith("brief-")
+        assert start.step == (100 if brief else -1)
+        assert stage.growth.seed == stage.seed
+    assert found["small-seed0"].spec.train.checkpoint.steps == (100,)
+    growth.check(spec, list(found.values()))
+
+
+def test_scratch_costs_as_much_as_source_and_grown_run_together(tmp_path):
+    spec = lib.laptop()
+    found, length = _stages(spec, tmp_path), spec.base.data.length
+    scratch, small = found["both-scratch-seed0"].spec, found["small-seed0"].spec
+    grown = found["both-tile+stack-seed0"].spec
+    cost = {
+        name: run.train.steps * size.flops_per_token(run.model, length)
+        for name, run in (("scratch", scratch), ("small", small), ("grown", grown))
+    }
+    assert cost["scratch"] == pytest.approx(cost["small"] + cost["grown"], rel=0.01)
+
+
+def test_no_rate_falls_before_a_run_ends(tmp_path):
+    for stage in lib.stages(lib.desk(), tmp_path):
+        assert stage.spec.optim.schedule.kind == "constant"
+        assert not stage.spec.train.start.continue_schedule or not stage.growth
+
+
+def test_epsilon_follows_the_operator(tmp_path):
+    found = _stages(lib.laptop(), tmp_path)
+    assert found["both-zero_pad+identity-seed0"].spec.model.norm_eps == pytest.approx(5e-6)
+    assert found["both-tile+stack-seed0"].spec.model.norm_eps == 1e-5
+    assert found["both-scratch-seed0"].spec.model.norm_eps == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"pairs": ("wide",)}, "NAME:key=value"),
+        ({"pairs": ("a:width=96", "a:width=144")}, "'a' twice"),
+        ({"pairs": ("a:widht=96",)}, "did you mean 'width'"),
+        ({"operators": ("tyle",)}, "did you mean 'tile'"),
+        ({"operators": ("ligo-papre",)}, "did you mean 'paper'"),
+        ({"operators": ("tile", "tile")}, "every operator once"),
+        ({"brief": 1.0}, "0 <= brief < 1"),
+        ({"seeds": 0}, "at least 1"),
+        ({"moments": "resett"}, "did you mean 'reset'"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_the_spec(changes, words, tmp_path):
+    with pytest.raises(UserError, match=words):
+        lib.stages(dataclasses.replace(lib.laptop(), **changes), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("pair", "operator", "words"),
+    [
+        ("narrow:width=24/num_heads=3", "tile+stack", "run narrow-tile.*does not shrink"),
+        ("bias:use_bias=true/num_layers=8", "tile+stack", "use_bias False -> True"),
+        ("blocks:width=96", "block_diagonal", "by one whole factor"),
+    ],
+)
+def test_pairs_that_do_not_grow_are_refused_before_training(pair, operator, words, tmp_path):
+    spec = dataclasses.replace(lib.laptop(), pairs=(pair,), operators=(operator,))
+    with pytest.raises(UserError, match=words):
+        growth.check(spec, lib.stages(spec, tmp_path))
+
+
+def _arm(offset, seeds=(0, 1), grown=True):
+    """Losses that fall by half a nat a hundred tokens' cost, from `offset` on."""
+    costs = {unit: np.array([0.0, 1, 50, 100]) for unit in growth_runs.UNITS}
+    losses = {s: np.array([6.0, 5.99, 5.5, 5.0]) + offset + 0.01 * s for s in seeds}
+    facts = {s: (np.array([0, 4]), np.array([1.0, 0.4 + 0.1 * s])) for s in seeds}
+    if not grown:
+        return Grown({s: costs for s in seeds}, losses, facts, {}, {}, {})
+    record = {
+        "flops": 5.0,
+        "preserved": {
+            "target_loss": 5.5, "source_loss": 5.2, "kl": 0.1, "top1_agreement": 0.75,
+            "max_logit_difference": 0.5,
+        },
+        "duplicates": {"mlp": 1.0},
+    }  # fmt: skip
+    before = {s: (np.array([0, 9]), np.array([0.0, 1.5])) for s in seeds}
+    sources = {s: dict.fromkeys(growth_runs.UNITS, 20.0) for s in seeds}
+    return Grown(
+        {s: costs for s in seeds}, losses, facts, dict.fromkeys(seeds, record), sources, before
+    )
+
+
+def _asked():
+    arms = {"a": _arm(-0.5), "b": _arm(-0.25), "c": _arm(-0.1), "scratch": _arm(0.0, grown=False)}
+    rows = growth.ask(lib.smoke(), {"both": arms})
+    return arms, {row["name"]: row for row in rows}
+
+
+def test_what_is_saved_forgotten_and_ranked():
+    _, found = _asked()
+    saved = found["both/a/flops/at_100%/alone/saved"]
+    # Half a nat ahead is half of the cost; the source costs 20 and the operator 5 of 100.
+    assert saved["value"] == pytest.approx(0.5, abs=0.02)
+    charged = found["both/a/flops/at_100%/all/saved"]
+    assert saved["value"] - charged["value"] == pytest.approx(0.25, abs=0.01)
+    assert found["both/a/facts/at_growth"]["value"] == pytest.approx(-0.5)
+    assert found["both/a/facts/after"]["value"] == pytest.approx(-1.05)
+    assert found["both/a/loss_change"]["value"] == pytest.approx(0.3)
+    assert found["both/probe/at_growth/rank_correlation"]["value"] == pytest.approx(1)
+    assert found["both/probe/at_growth/regret"]["value"] == 0
+    assert all(row["definition"] and row["unit"] for row in found.values())
+
+
+def test_the_page_shows_every_operator(tmp_path):
+    arms, found = _asked()
+    spec = dataclasses.replace(lib.smoke(), seeds=2)
+    study = growth.page(spec, (), {"both": arms}, list(found.values()), "launch/local growth")
+    path = growth_report.write_report(tmp_path, study)
+    page = path.read_text()
+    for words in ("A small model grown", "0.50", "StackBERT", "facts at growth"):
+        assert words in page
+    assert {p.name for p in (tmp_path / "figures").iterdir()} >= {
+        "losses_both.csv",
+        "facts_both.pdf",
+    }
+    kept = growth_report.markdown(study)
+    assert "| a |" in kept and "| scratch |" in kept
+
+
+def test_a_tiny_study_end_to_end(tmp_path):
+    corpus = text.write_corpus(tmp_path / "text.jsonl")
+    command = [
+        sys.executable, "-m", "experiments.growth", "--preset=smoke",
+        f"--workdir={tmp_path / 'study'}", f"--config.base.data.sources={corpus}",
+        f"--config.base.data.cache_dir={tmp_path / 'cache'}",
+        "--config.base.data.tokenizer=bpe:512", "--config.base.model.vocab_size=512",
+        "--config.base.train.steps=24", "--config.steps=8", "--config.facts.start=4",
+        "--config.facts.interval=3", "--config.facts.encounters=4", "--config.facts.window=3",
+        "--config.operators=zero_pad+identity,ligo-shared", "--config.learn.steps=3",
+        "--config.pairs=both:width=48/num_layers=3/num_heads=6/mlp_width=192",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder = tmp_path / "study"
+    rows = {row["name"]: row for row in json.loads((folder / "results.json").read_text())}
+    record = json.loads(
+        (folder / "runs" / "both-zero_pad+identity-seed0" / "growth.json").read_text()
+    )
+    assert record["exact"] and record["preserved"]["kept"]
+    assert rows["both/zero_pad+identity/facts/at_growth"]["value"] == pytest.approx(0, abs=1e-4)
+    learned = json.loads((folder / "runs" / "both-ligo-shared-seed0" / "growth.json").read_text())
+    assert learned["flops"] > 0 and learned["learned"]["travel"]["write"] > 0
+    parent = json.loads((folder / "runs" / "both-ligo-shared-seed0" / "spec.json").read_text())[
+        "parent"
+    ]
+    assert parent["run"].endswith("small-seed0") and parent["step"] == 24
+    before = (folder / "results.json").read_bytes()
+    again = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert (folder / "results.json").read_bytes() == before
