@@ -75,6 +75,14 @@ def _fitted_to(kernel: Kernel) -> str:
     return f"fitted to {arms}" + (f" less {CONTROL}" if CONTROL in kernel.facts else "")
 
 
+def _unmoved(kernel: Kernel, name: str) -> str:
+    """Says when an interval has no width for another reason than certainty."""
+    draws_R = kernel.parameter(name).draws_RxT[:, 0]
+    if len(draws_R) < 2 or draws_R.min() < draws_R.max():
+        return ""
+    return "the same in every resample: it was given, or lies on a bound where the fits stay"
+
+
 def _of_law(kernel: Kernel, tokens_per_step, schedules, levels, every_tokens, prefix):
     """Rows of one law."""
     law = (
@@ -86,7 +94,7 @@ def _of_law(kernel: Kernel, tokens_per_step, schedules, levels, every_tokens, pr
     for name in FORMS[kernel.form]:
         found = kernel.parameter(name).interval()
         what = f"{_MEANING[name]}; {law}"
-        note = kernel.doubts.get(name, "")
+        note = kernel.doubts.get(name, "") or _unmoved(kernel, name)
         rows.append(interval_row(f"{path}/{name}", found, UNITS[name], n, what, note))
     lone = "no arm has two facts of one schedule"
     for name, value, what in (

@@ -194,6 +194,14 @@ class LongTailTest(parameterized.TestCase):
 
 
 class RowsTest(parameterized.TestCase):
+    def test_an_interval_without_width_is_no_certainty(self):
+        found = law("power_floor", [0.3, 0.0, 0.0, 1.0], 100, 0.05)
+        found.draws_RxQ[:, 1:] = [0.0, 0.0, 1.0]
+        notes = {row["name"]: row["note"] for row in forecast_rows([found], 4096.0)}
+        for name in ("saturation", "exponent", "floor"):
+            self.assertIn("same in every resample", notes[f"forecast/power_floor/{name}"])
+        self.assertEqual(notes["forecast/power_floor/effect"], "")
+
     @parameterized.parameters(*kernel.FORMS)
     def test_rows(self, form):
         found = law(form, TRUE[form], 100, 0.05)
