@@ -15,8 +15,8 @@ from llm_dynamics.data.plan import Plan
 from llm_dynamics.errors import UserError
 from llm_dynamics.files import expanded
 from llm_dynamics.model import sharding
+from llm_dynamics.model.build import build_model
 from llm_dynamics.model.config import ModelConfig
-from llm_dynamics.model.decoder import Decoder
 from llm_dynamics.optim import carried
 from llm_dynamics.train import checkpoint_reader as reader
 from llm_dynamics.train import joint
@@ -338,7 +338,7 @@ def _abstract_source(
     model: ModelConfig, abstract: State, optimizer: optax.GradientTransformation
 ) -> State:
     """The state of another model on the devices of `abstract`."""
-    return abstract_state(Decoder(model), optimizer, abstract.step.sharding.mesh)
+    return abstract_state(build_model(model), optimizer, abstract.step.sharding.mesh)
 
 
 def _placed(made: tuple[Any, Any], wanted: dict[str, Any]) -> tuple[Any, Any]:
