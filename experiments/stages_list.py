@@ -15,6 +15,7 @@ from llm_dynamics.data.sources import parse_source
 from llm_dynamics.errors import UserError
 from llm_dynamics.growth import stage as growth_stage
 from llm_dynamics.growth.stage import GrowthConfig
+from llm_dynamics.model.config import ModelConfig
 from llm_dynamics.optim.schedules import (
     ScheduleConfig,
     autoregressive_peaks,
@@ -138,6 +139,9 @@ def _outside(base: RunSpec) -> Stage:
     meta = checkpoint_reader.meta(path, origin.step, {})["spec"]
     data, schedule = meta["data"], meta["optim"]["schedule"]
     spec = _with(base, from_json(DataConfig, data), from_json(ScheduleConfig, schedule))
+    # How a model is computed is said here, which one it is by its run.
+    here = {key: getattr(base.model, key) for key in start.COMPUTATION if key != "max_length"}
+    spec = dataclasses.replace(spec, model=from_json(ModelConfig, meta["model"] | here))
     first = origin.schedule_step - origin.step
     return Stage(OUTSIDE, spec, path, None, origin.step, first, origin.schedule_end)
 

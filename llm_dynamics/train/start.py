@@ -30,7 +30,7 @@ from llm_dynamics.train.transform import Transform
 _log = logging.getLogger(__name__)
 
 # What decides how a model is computed, not which function of its parameters it is.
-_COMPUTATION = ("compute_dtype", "attention", "remat", "scan_unroll", "loss_chunk", "max_length")
+COMPUTATION = ("compute_dtype", "attention", "remat", "scan_unroll", "loss_chunk", "max_length")
 # What decides the rows of every step.
 _ROWS = (
     "sources",
@@ -192,7 +192,7 @@ def compare(
         transform.check(_model(meta, spec), spec)
     else:
         theirs, ours = (
-            {k: v for k, v in model.items() if k not in _COMPUTATION}
+            {k: v for k, v in model.items() if k not in COMPUTATION}
             for model in (meta["spec"]["model"], specs.to_json(spec.model))
         )
         if changes := specs.difference({"model": theirs}, {"model": ours}):
@@ -330,7 +330,7 @@ def _where(origin: Origin) -> str:
 def _model(meta: dict[str, Any], spec: RunSpec) -> ModelConfig:
     """The model of a checkpoint, computed as the run computes its own."""
     model = specs.from_json(ModelConfig, meta["spec"]["model"])
-    same = set(_COMPUTATION) - {"max_length"}  # which is a shape with learned positions
+    same = set(COMPUTATION) - {"max_length"}  # which is a shape with learned positions
     return dataclasses.replace(model, **{key: getattr(spec.model, key) for key in same})
 
 
