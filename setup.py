@@ -47,9 +47,11 @@ EXTRAS = {
         "pytest>=8.4,<10",
         "pytest-xdist>=3.8,<4",
         "ruff==0.17.6",
+        "scikit-learn>=1.5,<2",
         "torch==2.13.0",
         "transformers>=5,<6",
     ],
+    "images": ["scikit-learn>=1.5,<2"],  # for the pictures that it ships
     "gpu": ["jax[cuda13]>=0.10.2,<0.13"],
     "tpu": ["jax[tpu]>=0.10.2,<0.13"],
     "wandb": ["wandb>=0.22,<1"],
