@@ -3,12 +3,13 @@
 from typing import overload
 
 from llm_dynamics.model.config import ModelConfig
-from llm_dynamics.model.decoder import Decoder
-from llm_dynamics.model.encoder import Encoder
+from llm_dynamics.model.decoder import Decoder, Layer
+from llm_dynamics.model.encoder import Encoder, EncoderLayer
 from llm_dynamics.model.vit import ViT, ViTConfig
 
 # A model of text: apply(tokens, segments, positions) gives what the head reads, "head" the D x V
-# matrix that reads it, "unembed" their product; `new_params` fresh parameters that say their axes.
+# matrix that reads it, "unembed" their product, "embedded" what the first layer reads;
+# `new_params` gives fresh parameters that say their axes.
 Model = Decoder | Encoder
 
 
@@ -23,3 +24,8 @@ def build_model(config: ModelConfig | ViTConfig) -> Model | ViT:
     if isinstance(config, ViTConfig):
         return ViT(config)
     return Decoder(config) if config.causal else Encoder(config)
+
+
+def layer_of(config: ModelConfig) -> Layer | EncoderLayer:
+    """One layer of a model of text: apply(stream, attention mask, angles) gives (stream, None)."""
+    return Layer(config) if config.causal else EncoderLayer(config)

@@ -22,10 +22,10 @@ class EncoderLayer(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, h_BxLxD, mask_BxLxM):
+    def __call__(self, h_BxLxD, mask_BxLxM, angles=None):
         """The next residual stream."""
         config = self.config
-        attended_BxLxD = Attention(config, name="attention")(h_BxLxD, mask_BxLxM, None)
+        attended_BxLxD = Attention(config, name="attention")(h_BxLxD, mask_BxLxM, angles)
         h_BxLxD = Norm(config, name="attention_norm")(h_BxLxD + attended_BxLxD)
         h_BxLxD = Norm(config, name="mlp_norm")(h_BxLxD + Mlp(config, name="mlp")(h_BxLxD))
         return nn.with_logical_constraint(h_BxLxD, ("batch", "length", None)), None
@@ -46,7 +46,7 @@ class Encoder(nn.Module):
         self.embed = Table(config.vocab_size, "vocab", config)
         self.positions = Table(config.max_length, "positions", config)
         self.embed_norm = Norm(config)
-        self.layers = scanned(EncoderLayer, config, inputs=1)
+        self.layers = scanned(EncoderLayer, config)
         self.transform = Dense(
             (config.width,),
             (config.width,),
@@ -68,6 +68,13 @@ class Encoder(nn.Module):
         Raises:
           UserError: rows longer than the table of positions.
         """
+        h_BxLxD, mask_BxLxM, _ = self.embedded(tokens_BxL, segment_ids_BxL, positions_BxL)
+        h_BxLxD, _ = self.layers(h_BxLxD, mask_BxLxM, None)
+        tanh = self.config.mlp == "gelu_tanh"
+        return self.head_norm(gelu(self.transform(h_BxLxD), approximate=tanh))
+
+    def embedded(self, tokens_BxL, segment_ids_BxL=None, positions_BxL=None):
+        """What the first layer reads: residual stream, attention mask, and None for angles."""
         config = self.config
         length = tokens_BxL.shape[1]
         if length > config.max_length:
@@ -82,13 +89,10 @@ class Encoder(nn.Module):
         h_BxLxD = self.embed_norm(self.embed(tokens_BxL) + self.positions(positions_BxL))
         h_BxLxD = nn.with_logical_constraint(h_BxLxD, ("batch", "length", None))
         # Padding reads padding, so every row has a key.
-        mask_BxLxM = segment_ids_BxL[:, :, None] == segment_ids_BxL[:, None, :]
-        h_BxLxD, _ = self.layers(h_BxLxD, mask_BxLxM)
-        tanh = config.mlp == "gelu_tanh"
-        return self.head_norm(gelu(self.transform(h_BxLxD), approximate=tanh))
+        return h_BxLxD, segment_ids_BxL[:, :, None] == segment_ids_BxL[:, None, :], None
 
-    def embedded(self, *_):
-        """Refused: who asks for it goes on with a decoder's layers.
+    def normed(self, h: jax.Array) -> jax.Array:
+        """Refused: a decoder's last step, before the log-probabilities that probes ask for.
 
         Raises:
           UserError: always.
@@ -116,15 +120,15 @@ class Encoder(nn.Module):
         return self.init(key, tokens_1x1, method="_everything")["params"]
 
 
-def scanned(layer: type[nn.Module], config: ModelConfig, inputs: int) -> nn.Module:
-    """N layers that share `inputs` arguments besides the stream, their parameters stacked."""
+def scanned(layer: type[nn.Module], config: ModelConfig) -> nn.Module:
+    """N layers that share attention mask and angles, their parameters stacked."""
     if config.remat != "none":
         layer = nn.remat(layer, policy=_REMAT_POLICIES[config.remat], prevent_cse=False)
     return nn.scan(
         layer,
         variable_axes={"params": 0},
         split_rngs={"params": True},
-        in_axes=(nn.broadcast,) * inputs,
+        in_axes=(nn.broadcast, nn.broadcast),
         length=config.num_layers,
         unroll=config.unroll,
         metadata_params={nn.PARTITION_NAME: "layers"},

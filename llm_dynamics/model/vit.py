@@ -91,7 +91,7 @@ class ViT(nn.Module):
             (config.patch_numbers,), (config.width,), ("patch", "embed"), std, True, layers.dtype
         )
         self.positions = Table(config.patches, "positions", layers)
-        self.layers = scanned(Layer, layers, inputs=2)
+        self.layers = scanned(Layer, layers)
         self.final_norm = Norm(layers)
         self.head = Dense(
             (config.width,), (config.classes,), ("embed", "classes"), std, True, layers.dtype

@@ -11,9 +11,9 @@ from absl.testing import parameterized
 
 from llm_dynamics.errors import UserError
 from llm_dynamics.model import presets, size, vit
-from llm_dynamics.model.build import build_model
+from llm_dynamics.model.build import build_model, layer_of
 from llm_dynamics.model.config import ModelConfig
-from llm_dynamics.model.decoder import Decoder
+from llm_dynamics.model.decoder import Decoder, hidden_at
 from llm_dynamics.model.encoder import Encoder
 from llm_dynamics.model.sharding import abstract_params
 
@@ -133,10 +133,30 @@ class EncoderTest(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, "rows of 17 tokens do not fit max_length 16"):
             jax.eval_shape(Encoder(CONFIG).init, jax.random.key(0), np.zeros((1, 17), np.int32))
 
-    def test_parts_of_a_decoder_are_refused(self):
-        encoder = Encoder(CONFIG)
+    def test_layer_by_layer(self):
+        params = _converted(_bert())
+        tokens_BxL = np.random.default_rng(2).integers(V, size=(2, LENGTH))
+        encoder, layer = Encoder(CONFIG), layer_of(CONFIG)
+
+        @jax.jit
+        def by_layer(params):
+            h, mask, angles = encoder.apply({"params": params}, tokens_BxL, method="embedded")
+            for n in range(N):
+                weights = jax.tree.map(lambda x, n=n: x[n], params["layers"])
+                h, _ = layer.apply({"params": weights}, h, mask, angles)
+            return h
+
+        def stream(encoder):
+            h, mask, _ = encoder.embedded(tokens_BxL)
+            return encoder.layers(h, mask, None)[0]
+
+        whole = nn.apply(stream, encoder)({"params": params})
+        np.testing.assert_allclose(by_layer(params), whole, atol=1e-5)
+
+    def test_probes_are_refused(self):
+        rows = np.zeros((1, 4), np.int32), None, None
         with self.assertRaisesRegex(UserError, "probes expect .* model.kind=decoder"):
-            encoder.apply({"params": {}}, np.zeros((1, 4), np.int32), method="embedded")
+            hidden_at(Encoder(CONFIG), _converted(_bert()), rows, np.zeros((1, 1), np.int32))
 
 
 class BuildTest(parameterized.TestCase):

@@ -20,7 +20,15 @@ SMALL = ViTConfig(
 
 
 def _params(config):
-    return nn.unbox(jax.jit(ViT(config).new_params)(jax.random.key(0)))
+    """Random values, drawn here as to compile their making takes longer than all the rest."""
+    shapes = nn.unbox(jax.eval_shape(ViT(config).new_params, jax.random.key(0)))
+    rng = np.random.default_rng(0)
+
+    def drawn(keys, leaf):
+        values = 0.1 * rng.standard_normal(leaf.shape).astype(np.float32)
+        return values + 1 if keys[-1].key == "scale" else values
+
+    return jax.tree_util.tree_map_with_path(drawn, shapes)
 
 
 def _images(count=8):
