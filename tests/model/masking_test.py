@@ -71,6 +71,7 @@ class MaskTokenTest(parameterized.TestCase):
     def test_what_text_holds_is_refused(self):
         masking.check_mask_token(CONFIG, 1000, "bpe:1000")
         masking.check_mask_token(presets.named("pocket-0.3m"), 4096, "bpe:4096")
+        masking.check_mask_token(presets.named("bert-base"), 30522, "bert/tokenizer.json#[SEP]")
         for config, ids in (
             (CONFIG, 1001),
             (dataclasses.replace(CONFIG, mask_token=7), 1000),
