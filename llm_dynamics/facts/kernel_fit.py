@@ -193,7 +193,7 @@ def fit(
     best_Q = _first_fit(residuals, form, target_RxGxB[0], bounds)
     draws_RxQ = np.tile(best_Q, (resamples + 1, 1))
     if resamples:
-        draws_RxQ[1:] = fit_many(lambda x, r: residuals(x, r + 1), draws_RxQ[1:], *bounds)
+        draws_RxQ[1:] = _refit(lambda x, r: residuals(x, r + 1), form, best_Q, resamples, bounds)
     model_GxB = sums.gains(form, best_Q[None], beta1, onset)[0]
     used_GxB = root_RxGxB[0] > 0
     kernel = Kernel(
@@ -329,6 +329,30 @@ def _first_fit(residuals, form: str, target_GxB: np.ndarray, bounds) -> np.ndarr
     best_Q = min(found, key=lambda one: one[0])[1]
     # The solver keeps off the bounds; this reaches them.
     return fit_many(lambda x, _: residuals(x, zero), best_Q[None], *bounds)[0]
+
+
+def _refit(residuals, form: str, best_Q, resamples: int, bounds) -> np.ndarray:
+    """The fit of every replicate, R x Q, from where the data's own fit ended.
+
+    On a bound that may be a corner that no replicate leaves, as both gradients of exponent and
+    floor vanish where all is kept; then the first starts are tried, too, and the best one is kept.
+    """
+    low_Q, high_Q = bounds
+    free_Q = low_Q < high_Q
+    starts = [best_Q]
+    if ((best_Q <= low_Q) | (best_Q >= high_Q))[free_Q].any():
+        starts += [np.clip([*best_Q[:2], *shape], *bounds) for shape in _STARTS[form]]
+    replicates = np.arange(resamples)
+    best_RxQ, cost_R = None, np.full(resamples, np.inf)
+    for start_Q in starts:
+        found_RxQ = fit_many(residuals, np.tile(start_Q, (resamples, 1)), *bounds)
+        found_R = np.square(residuals(found_RxQ, replicates)).sum(axis=1)
+        better_R = found_R < cost_R
+        best_RxQ = (
+            found_RxQ if best_RxQ is None else np.where(better_R[:, None], found_RxQ, best_RxQ)
+        )
+        cost_R = np.minimum(cost_R, found_R)
+    return best_RxQ
 
 
 def _fact_sd(groups, control_SxC, model_GxB) -> float:

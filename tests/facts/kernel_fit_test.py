@@ -52,6 +52,15 @@ class FitTest(parameterized.TestCase):
         blind = kernel_fit.fit(observed, control, "power", fixed=UNSATURATED, resamples=0)
         self.assertGreater(blind.residual, 1.5 * found.residual)
 
+    def test_replicates_leave_the_corner_where_all_is_kept(self):
+        """At exponent 0 and floor 1 both gradients vanish, and the data's own fit ends there."""
+        observed, control = simulate(
+            "power_floor", [0.5, 0.0, 0.0, 1.0], EIGHT, 300, facts=8, noise=0.3, seed=1
+        )
+        found = kernel_fit.fit(observed, control, "power_floor", fixed=UNSATURATED, resamples=30)
+        np.testing.assert_allclose(found.draws_RxQ[0, 2:], [0, 1], atol=1e-6)
+        self.assertGreater(np.ptp(found.draws_RxQ[1:, 3]), 0.1)
+
     def test_facts_with_their_own_schedules(self):
         rng = np.random.default_rng(0)
         schedules = tuple(
