@@ -4,32 +4,19 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from experiments import probed
+from experiments import followed, probed
 from experiments.continual_spec import OLD, Spec, Stage, bare
 from llm_dynamics.continual.stage_log import Arm, read_arm
 from llm_dynamics.data.sources import parse_source
-from llm_dynamics.facts import arms as arms_lib
-from llm_dynamics.facts import timetable
-from llm_dynamics.facts.cells import CONTROL
-from llm_dynamics.facts.facts import label_arms
-from llm_dynamics.facts.injections import injections as plan_injections
 from llm_dynamics.probe.cadence import ProbeConfig, probe_steps
-from llm_dynamics.probe.log import open_log
 from llm_dynamics.report.continual_study import Kept
 from llm_dynamics.train.run_folder import RunFolder
 
 
 def prepare(spec: Spec, stage: Stage, folder: RunFolder | None = None) -> probed.Prepared:
     """Opens a stage's data; the first one's holds the facts, later ones are only asked for them."""
-    facts = arms_lib.load_facts(spec.facts)
-    arms = arms_lib.assign_arms(facts, spec.facts)
-    injections = plan_injections(facts, arms, spec.facts) if not stage.shift else ()
-    times = timetable.timetable(facts, arms, spec.facts)
-    probes = label_arms(facts, arms, times, arms_lib.block_of(facts, spec.facts))
     steps = probe_steps(ProbeConfig(every=spec.around), stage.spec.train.steps)
-    return probed.prepare(stage.spec, folder, probes, steps, injections=injections)
+    return followed.prepare(stage.spec, spec.facts, steps, inject=not stage.shift, folder=folder)
 
 
 def learn(spec: Spec, stage: Stage, path: Path, command: str) -> None:
@@ -67,7 +54,7 @@ def _belongs(stage: Stage, shift: str) -> bool:
 def read_facts(spec: Spec, planned: Sequence[Stage], workdir: Path) -> dict[str, dict[str, Kept]]:
     """Shift -> variant -> what is kept of the facts through both stages."""
     found: dict[str, dict[str, Kept]] = {}
-    read = functools.cache(_net)
+    read = functools.cache(followed.net)
     for shift in spec.new_sources():
         for stage in planned:
             parent = stage.spec.train.start.run
@@ -76,15 +63,3 @@ def read_facts(spec: Spec, planned: Sequence[Stage], workdir: Path) -> dict[str,
                 kept.before[stage.seed] = read(workdir / "runs" / Path(parent).name)
                 kept.after[stage.seed] = read(workdir / "runs" / stage.name)
     return found
-
-
-def _net(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Steps, and the mean log-probability of injected facts less that of the others, nats/token.
-
-    Of memorization probes; the facts of a set share everything but the name and what was said.
-    """
-    log = open_log(path / "probes").sel(measure="logprob_mean")
-    log = log.isel(probe=log["depth"].values == "memorization")
-    said = log["arm"].values != CONTROL
-    scores_SxP = log["score"].values
-    return log["step"].values, scores_SxP[:, said].mean(axis=1) - scores_SxP[:, ~said].mean(axis=1)
