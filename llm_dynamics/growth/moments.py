@@ -287,14 +287,14 @@ class _Chain:
             reading = at - first < len(param.reads)
             lifts = [self.lift(term, role) for term in self.operator.terms]
             index, scale = _union([_gather(lift.of(param, reading)) for lift in lifts])
-            if role == STREAM and param.kind in ("gain", "shift"):
+            ratio = self._forward(role, param) if reading else self._backward(role, param)
+            if param.kind in ("gain", "shift"):
                 factor = self.operator.factor(param, self.head_norm)
-                ratio = self.stream / (self.normed * head(param, self.head_norm))
-                if param.kind == "gain":
-                    ratio = self.stream * self._together(STREAM, reading=False).scale / factor
                 scale = scale * factor
-            else:
-                ratio = self._forward(role, param) if reading else self._backward(role, param)
+                if role == STREAM and param.kind == "gain":
+                    ratio = ratio * self._together(STREAM, reading=False).scale / factor
+                elif role == STREAM:
+                    ratio = ratio / (self.normed * head(param, self.head_norm))
             new = index == NEW
             found.append(
                 _Axis(
