@@ -3,6 +3,7 @@
 import dataclasses
 
 from llm_dynamics.model.config import ModelConfig
+from llm_dynamics.model.vit import ViTConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,13 @@ class Traits:
     tied: bool = False
 
 
+def of_model(config: ModelConfig | ViTConfig) -> Traits:
+    """The traits of the model that `model.build.build_model` makes."""
+    if isinstance(config, ViTConfig):
+        return of_vit(config)
+    return of_decoder(config) if config.causal else of_encoder(config)
+
+
 def of_decoder(config: ModelConfig) -> Traits:
     """The traits of `model.decoder.Decoder`."""
     return Traits(
@@ -42,3 +50,21 @@ def of_decoder(config: ModelConfig) -> Traits:
         head_norm="final_norm",
         tied=config.tie_embeddings,
     )
+
+
+def of_encoder(config: ModelConfig) -> Traits:
+    """The traits of `model.encoder.Encoder`."""
+    return Traits(
+        centred=True,
+        gained=True,
+        eps=config.norm_eps,
+        before=False,
+        group=config.num_heads // config.kv_heads,
+        head_norm="head_norm",
+        tied=True,
+    )
+
+
+def of_vit(config: ViTConfig) -> Traits:
+    """The traits of `model.vit.ViT`: those of its layers, with a head of its own."""
+    return of_decoder(config.layers())
