@@ -338,6 +338,7 @@ def test_a_list_goes_on_from_a_run_that_is_none_of_it(corpora, tmp_path):
     spec = specs.override(command.smoke(), small | begin | {"stages": entries})
     planned = command.prepare_all(spec, tmp_path / "second")
     on, b = (ready.stage for ready in planned)
+    assert command._origin(on) == f"from step 4 of {stage.path}"
     assert (on.spec.train.start.data, on.first, on.end) == ("continue", 4, 8)
     assert [stage["tokens"] for stage in planned[1].plan.describe()["stages"]] == [2048, 2048]
     assert b.spec.train.start.run == str(on.path)
