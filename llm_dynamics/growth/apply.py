@@ -86,7 +86,7 @@ def grow_param(
     head_norm: str = "",
 ) -> jax.Array:
     """One parameter of the target; see `grow`."""
-    total = sum(_contract(old, term, source, target) for term in operator.terms)
+    total = sum(_contract(old, term, source, target) for term in operator.terms_of(source))
     total = _scaled(total, operator.factor(source, head_norm))
     drawn = operator.drawn(source, target)
     if drawn is None or key is None:
@@ -186,7 +186,7 @@ def _by_layer(
     """`grow_param`, a layer of the target at a time."""
     along_source = any(
         isinstance(along, Mix) and along.along == "source"
-        for term in operator.terms
+        for term in operator.terms_of(source)
         for _, along in term.maps(source, target)
     )
     if not source.layered or along_source:
@@ -202,7 +202,7 @@ def _by_layer(
     def layer(inputs):
         i, key_data = inputs
         total = 0
-        for term in operator.terms:
+        for term in operator.terms_of(source):
             x = _blended_layer(old, term.blend(source), i)
             maps = [
                 (tuple(a - 1 for a in axes), _of_layer(along, i))

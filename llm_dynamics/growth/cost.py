@@ -36,7 +36,7 @@ def update_flops(model_flops: float, growth: float) -> float:
 
 def _param_flops(operator: Operator, source: Param, target: Param) -> int:
     total = 0
-    for term in operator.terms:
+    for term in operator.terms_of(source):
         maps, blend = term.maps(source, target), term.blend(source)
         mixes = [along for _, along in maps if isinstance(along, Mix)]
         width_first = bool(mixes) and not any(along.along == "target" for along in mixes)

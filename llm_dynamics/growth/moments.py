@@ -406,7 +406,7 @@ def _carried(chain: "_Chain", path: str, old: jax.Array, policy: str, power: int
     small, large, axes = chain.source.params[path], chain.target.params[path], chain.axes(path)
     scaled = policy in ("scale", "block_diagonal")
     terms = []
-    for term in chain.operator.terms:
+    for term in chain.operator.terms_of(small):
         for part in _parts(axes, policy, small, large):
             lifts: dict[str, Lift] = {}
             for axis, kept in zip(axes, part, strict=True):
@@ -469,6 +469,7 @@ def _averaging(operator: Operator) -> Operator:
                 )
                 for role, lift in term.lifts.items()
             },
+            term.without,
         )
         for term in operator.terms
     )
@@ -507,7 +508,9 @@ def _from_zero(state: Any) -> Any:
 
 
 def _sourced(operator: Operator, param: Param) -> np.ndarray:
-    return np.any([(term.blend(param) != 0).any(axis=1) for term in operator.terms], axis=0)
+    return np.any(
+        [(term.blend(param) != 0).any(axis=1) for term in operator.terms_of(param)], axis=0
+    )
 
 
 def _each(target: Graph, one: Any) -> Any:

@@ -56,10 +56,12 @@ class Term:
       depth: by path or module, or "" for all others: N x n weights of the source's layers.
       lifts: by role, or by roles joined with "+" for a map over several axes at once. Roles that
         are not named stay as they are.
+      without: paths of parameters to which it adds nothing.
     """
 
     depth: Mapping[str, jax.Array | np.ndarray]
     lifts: Mapping[str, Lift]
+    without: frozenset[str] = frozenset()
 
     def blend(self, param: Param) -> jax.Array | np.ndarray | None:
         """How the layers of a parameter are blended, N x n; None where it has no layers."""
@@ -123,6 +125,10 @@ class Operator:
         """Whether the target computes what the source did, up to rounding."""
         return not self.broken
 
+    def terms_of(self, param: Param) -> tuple[Term, ...]:
+        """The terms that add to a parameter."""
+        return tuple(term for term in self.terms if param.path not in term.without)
+
     def factor(self, param: Param, head_norm: str) -> float:
         """What the entries of a parameter that come from the source are multiplied by."""
         factor = self.gains.get(param.writes[0], 1.0) if param.kind == "gain" else 1.0
@@ -160,7 +166,7 @@ class Operator:
     def reached(self, source: Param, target: Param) -> list[np.ndarray]:
         """Which entries along every axis of a parameter come from the source."""
         total = [np.zeros(size, bool) for size in target.shape]
-        for term in self.terms:
+        for term in self.terms_of(source):
             found = [np.ones(size, bool) for size in target.shape]
             blend = term.blend(source)
             if isinstance(blend, np.ndarray):

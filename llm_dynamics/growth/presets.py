@@ -68,7 +68,7 @@ def make(pair: Pair, width: str, depth: str) -> Operator:
     broken = (*found.broken, *_broken(pair, depth), *_wrong_eps(pair, found.eps))
     return Operator(
         name=f"{width}+{depth}",
-        terms=_terms(lifts, blends, found, pair.source.layers),
+        terms=_terms(lifts, blends, found, pair.source),
         gains=found.gains,
         head=found.head,
         eps=found.eps,
@@ -341,7 +341,7 @@ def _wrong_eps(pair: Pair, eps: float | None) -> tuple[str, ...]:
     )
 
 
-def _terms(lifts, blends, found: Width, layers: int) -> tuple[Term, ...]:
+def _terms(lifts, blends, found: Width, source: Graph) -> tuple[Term, ...]:
     if not found.parts:
         return (Term(blends, lifts),)
     terms = []
@@ -360,7 +360,12 @@ def _terms(lifts, blends, found: Width, layers: int) -> tuple[Term, ...]:
             else:
                 read, norms = lift.read.only(mask), norms.only(mask)
             some[role] = dataclasses.replace(lift, write=write, read=read, norm=norms)
-        above = np.minimum(np.arange(layers) + 1, layers - 1)
-        shifted = {k: w @ depth_lib.one_hot(above, layers) for k, w in blends.items()}
-        terms.append(Term(shifted if found.shift and i else blends, some))
+        if not (found.shift and i):
+            terms.append(Term(blends, some))
+            continue
+        above = np.minimum(np.arange(source.layers) + 1, source.layers - 1)
+        shifted = {k: w @ depth_lib.one_hot(above, source.layers) for k, w in blends.items()}
+        # What writes nothing new has all it needs from the first term.
+        whole = [p.path for p in source.params.values() if not set(p.writes) & set(part)]
+        terms.append(Term(shifted, some, frozenset(whole)))
     return tuple(terms)

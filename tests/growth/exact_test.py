@@ -165,6 +165,25 @@ class BrokenTest(parameterized.TestCase):
             self.assertFalse(operator.exact)
             self.assertGreater(error, 1e-2)
 
+    @parameterized.parameters({"mlp_width": 100}, {"width": 80})
+    def test_aki_leaves_what_writes_nothing_new(self, **changes):
+        small = toys.source()
+        _, _, new, _ = _grow("aki", "identity", small, changes)
+        old = toys.params(small)
+        value = new["layers"]["attention"]["value"]["kernel"][:, :48]
+        up = new["layers"]["mlp"]["up"]["kernel"]
+        if "width" in changes:
+            # Readers of the stream share its copies; the head is read, not written, by them.
+            shares = new["unembed"]["kernel"].sum(axis=0) / old["unembed"]["kernel"].sum(axis=0)
+            np.testing.assert_allclose(shares, 1, rtol=1e-4)
+            return
+        np.testing.assert_allclose(value, old["layers"]["attention"]["value"]["kernel"], rtol=1e-6)
+        first = old["layers"]["mlp"]["up"]["kernel"]
+        np.testing.assert_allclose(up[:, :, :64], first, rtol=1e-6)
+        # New units are those of the layer above.
+        above = [np.abs(up[0, :, 64 + i, None] - first[1]).max(axis=0).min() for i in range(5)]
+        np.testing.assert_allclose(above, 0, atol=1e-7)
+
     def test_net2net_of_hidden_axes_is_exact(self):
         operator, _, _, error = _grow("net2net", "identity", toys.source(), {"mlp_width": 100})
         self.assertTrue(operator.exact)
