@@ -22,7 +22,8 @@ def prepare(spec: Spec, stage: Stage, folder: RunFolder | None = None) -> probed
 def learn(spec: Spec, stage: Stage, path: Path, command: str) -> None:
     """Trains a stage to its end; resumes what is there."""
     folder = RunFolder(path)
-    probed.learn(prepare(spec, stage, folder), folder, command)
+    if not probed.is_complete(stage.spec, folder):
+        probed.learn(prepare(spec, stage, folder), folder, command)
 
 
 def read_arms(

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments import probed
+from llm_dynamics.errors import UserError
 from llm_dynamics.facts import arms as arms_lib
 from llm_dynamics.facts import timetable
 from llm_dynamics.facts.arms import FactsConfig
@@ -48,9 +49,17 @@ def net(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
     Args:
       path: of the run's folder.
+
+    Raises:
+      UserError: rows of the log are gone.
     """
     log = open_log(path / "probes").sel(measure="logprob_mean")
     log = log.isel(probe=log["depth"].values == "memorization")
     said = log["arm"].values != CONTROL
     scores_SxP = log["score"].values
+    if not np.isfinite(scores_SxP).all():
+        raise UserError(
+            f"{path / 'probes'} lacks rows that were written; restore it, or delete the folder "
+            f"{path} and run the same command again"
+        )
     return log["step"].values, scores_SxP[:, said].mean(axis=1) - scores_SxP[:, ~said].mean(axis=1)

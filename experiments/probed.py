@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
+from llm_dynamics import spec as specs
 from llm_dynamics.data.build import OpenData, build_plan, build_tokenizer, open_data
 from llm_dynamics.data.config import DataConfig
 from llm_dynamics.data.explain import format_explanation
@@ -26,7 +27,7 @@ from llm_dynamics.train.config import RunSpec
 from llm_dynamics.train.loop import train
 from llm_dynamics.train.parts import Parts
 from llm_dynamics.train.processes import on_first
-from llm_dynamics.train.run_folder import RunFolder
+from llm_dynamics.train.run_folder import RunFolder, read_spec
 from llm_dynamics.train.transform import Transform
 
 _log = logging.getLogger("llm_dynamics.probed")
@@ -128,6 +129,14 @@ def learn(ready: Prepared, folder: RunFolder, command: str, cautions: Sequence[s
             ready.steps * ready.plan.tokens_per_step,
         ),
     )
+
+
+def is_complete(spec: RunSpec, folder: RunFolder) -> bool:
+    """Whether the folder holds this run, trained to its end: then nothing has to be opened."""
+    files = (folder.spec, folder.metrics, folder.probes, folder.checkpoints / str(spec.train.steps))
+    if not all(path.exists() for path in files):
+        return False
+    return not specs.difference(read_spec(folder.spec)["spec"], specs.to_json(spec))
 
 
 def model_rows(ready: Prepared) -> tuple[tuple[str, int | str], ...]:
