@@ -187,11 +187,11 @@ class GradientTest(parameterized.TestCase):
         learned = jax.tree.map(jnp.asarray, ligo.init(config, pair))
         learned["write"] = jax.tree.map(lambda x: jnp.full_like(x, size), learned["write"])
 
-        decoder = Decoder(large)
+        decoder, weights = Decoder(large), toys.params(small)
 
         def loss(learned):
             operator = ligo.operator(config, pair, learned)
-            params = apply.grow(operator, pair.source, pair.target, toys.params(small))
+            params = apply.grow(operator, pair.source, pair.target, weights)
             hidden = decoder.apply({"params": params}, toys.TOKENS)
             logits = decoder.apply({"params": params}, hidden, method="unembed")
             return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - logits[..., 3])

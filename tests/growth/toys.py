@@ -11,7 +11,7 @@ from llm_dynamics.growth import apply, axes, presets, traits
 from llm_dynamics.model.config import ModelConfig
 from llm_dynamics.model.decoder import Decoder
 
-TOKENS = np.random.default_rng(1).integers(97, size=(2, 17))
+TOKENS = np.random.default_rng(1).integers(97, size=(2, 17)).astype(np.int32)
 
 # The toy of the exactness table: three layers, grouped queries, gated units, RMSNorm.
 BASE = ModelConfig(
