@@ -24,7 +24,7 @@ def _stages(*entries, **changes):
     """The stages of a list by name, on the base of the smoke preset."""
     spec = specs.override(command.smoke(), {f"base.{k}": v for k, v in changes.items()})
     spec = specs.override(spec, {"stages": entries})
-    return {stage.name: stage for stage in lib.stages(spec, Path("/work"))}
+    return {stage.name: stage for stage in lib.stages(spec, Path("/folder"))}
 
 
 def _rates(stage):
@@ -41,9 +41,9 @@ TRUNK = "pretrain:steps=40/kind=cosine_infinite/warmup=2/cooldown=24"
 def test_a_stage_goes_on_where_the_one_before_it_ended():
     found = _stages(TRUNK, "more:steps=20", "again:steps=10")
     begin = found["more"].spec.train.start
-    assert (begin.run, begin.step) == ("/work/runs/pretrain", 40)
+    assert (begin.run, begin.step) == ("/folder/runs/pretrain", 40)
     assert (begin.optimizer, begin.data, begin.continue_schedule) == ("keep", "continue", True)
-    assert found["again"].spec.train.start.run == "/work/runs/more"
+    assert found["again"].spec.train.start.run == "/folder/runs/more"
     assert (found["again"].first, found["again"].end) == (60, 70)
     level = 0.55 * 4e-3
     assert _rates(found["pretrain"])[-1] == pytest.approx(level)
@@ -73,7 +73,7 @@ def test_new_data_with_replay_and_a_schedule_of_its_own():
     )
     run = found["more"].spec
     assert run.data.sources == ("gcide@3", "wiki_leads")
-    assert run.data.replay == ("/work/runs/pretrain@0.05",)
+    assert run.data.replay == ("/folder/runs/pretrain@0.05",)
     begin = run.train.start
     assert (begin.data, begin.optimizer, begin.continue_schedule) == ("fresh", "reset", False)
     assert (run.optim.schedule.kind, run.optim.schedule.peak) == ("cosine", 1e-3)
@@ -119,7 +119,7 @@ def test_reuse_switches_the_blend_at_a_fifth_of_its_first_rate(steps, switch):
     assert list(found) == ["pretrain", "on-1", "on-2"]
     one, two = found["on-1"], found["on-2"]
     assert [s.spec.train.steps for s in (one, two)] == [switch, steps - switch]
-    assert two.spec.train.start.run == "/work/runs/on-1"
+    assert two.spec.train.start.run == "/folder/runs/on-1"
     assert two.spec.data.sources == ("gcide@3", "wiki_leads")
     least = 4e-3 * 0.1  # where the cosine before it ended
     rates = _rates(one) + _rates(two)
@@ -144,7 +144,7 @@ def test_rounds_peak_along_one_cosine():
         ("wordnet_glosses",), ("gcide",), ("wiki_leads",)
     ]  # fmt: skip
     for i, stage in enumerate(found.values()):
-        assert stage.spec.train.start.run == (f"/work/runs/month-{i}" if i else "")
+        assert stage.spec.train.start.run == (f"/folder/runs/month-{i}" if i else "")
         rates = _rates(stage)
         # The published formula: i S + w against the cosine from W to (i + 1) S, W all warm-ups.
         behind, so_far = i * steps + warmup - (i + 1) * warmup, (i + 1) * (steps - warmup)
@@ -168,13 +168,13 @@ def test_rounds_after_others_read_on():
         "pretrain:steps=40/kind=cosine/warmup=2", "on:recipe=rounds/rounds=2/done=1/steps=20"
     )
     one, two = found["on-1"].spec, found["on-2"].spec
-    assert one.train.start.run == "/work/runs/pretrain" and one.train.start.data == "continue"
+    assert one.train.start.run == "/folder/runs/pretrain" and one.train.start.data == "continue"
     assert one.optim.schedule.peak == pytest.approx(4e-4 + 3.6e-3 / 2)
     assert two.optim.schedule.peak == pytest.approx(4e-4 + 3.6e-3 / 2 * (1 - 0.5))
     alone = _stages("on:recipe=rounds/rounds=2/steps=20/optimizer=reset")
     assert [s.spec.train.start.optimizer for s in alone.values()] == ["keep", "reset"]
     later = _stages(TRUNK, "on:recipe=rounds/rounds=2/steps=20/sources=gcide", "x:start=on/steps=5")
-    assert later["x"].spec.train.start.run == "/work/runs/on-2"
+    assert later["x"].spec.train.start.run == "/folder/runs/on-2"
 
 
 @pytest.mark.parametrize(
