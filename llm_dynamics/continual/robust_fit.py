@@ -22,6 +22,8 @@ def fit(
     low: Sequence[float],
     high: Sequence[float],
     weight_S: np.ndarray | None = None,
+    gradient: Callable[[np.ndarray], np.ndarray] | None = None,
+    evaluations: int = 150,
 ) -> tuple[np.ndarray, float]:
     """The best parameters of all starts, and their cost.
 
@@ -31,6 +33,9 @@ def fit(
       starts: parameters to search from; moved inside of the bounds.
       low, high: bounds.
       weight_S: how often each point counts; None = once.
+      gradient: parameters to the derivatives of the law, of S points by parameters; None = by
+        differences.
+      evaluations: of the law at most, from each start.
 
     Raises:
       UserError: losses that are not above 0.
@@ -44,17 +49,22 @@ def fit(
     def residual(theta):
         return root_S * (np.log(np.maximum(law(theta), _TINY)) - target_S)
 
+    def slope(theta):
+        predicted_S = np.maximum(law(theta), _TINY)
+        return gradient(theta) * (root_S / predicted_S)[:, None]
+
     best, cost = None, np.inf
     for start in starts:
         inside = np.clip(start, low + 1e-9, high - 1e-9)
         found = optimize.least_squares(
             residual,
             inside,
+            jac="2-point" if gradient is None else slope,
             bounds=(low, high),
             loss="huber",
             f_scale=DELTA,
             x_scale="jac",
-            max_nfev=150,
+            max_nfev=evaluations,
         )
         if found.cost < cost:
             best, cost = found.x, float(found.cost)

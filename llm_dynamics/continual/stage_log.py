@@ -15,6 +15,7 @@ import numpy as np
 
 from llm_dynamics.continual.curve_law import Curve
 from llm_dynamics.continual.measures import Curves, LossMatrix
+from llm_dynamics.data.sources import parse_source
 from llm_dynamics.errors import UserError
 from llm_dynamics.train import metrics
 from llm_dynamics.train.run_folder import RunFolder, read_spec
@@ -33,6 +34,8 @@ class StageLog:
       rates_T: learning rate of every update.
       tokens_per_step: of an update.
       ledger: source -> tokens new, replayed, repeated; empty when not recorded.
+      sources: it read, without what it replayed; empty when not recorded.
+      optimizer: what it did with the optimizer's moments at its start; "" when not recorded.
     """
 
     path: Path
@@ -41,6 +44,8 @@ class StageLog:
     rates_T: np.ndarray
     tokens_per_step: int
     ledger: Mapping[str, Mapping[str, int]]
+    sources: tuple[str, ...] = ()
+    optimizer: str = ""
 
     @property
     def tokens(self) -> int:
@@ -90,7 +95,9 @@ class Arm:
         before = (self.before[first].tokens,) if self.before else ()
         return (*before, self.runs[first].tokens)
 
-    def law_curves(self, dataset: str, replay: float = 0.0, first: bool = True) -> list[Curve]:
+    def law_curves(
+        self, dataset: str, replay: float = 0.0, first: bool = True, arm: str = ""
+    ) -> list[Curve]:
         """One curve a seed over both stages, for `curve_law`.
 
         Args:
@@ -98,6 +105,7 @@ class Arm:
           replay: share of old data in the second stage.
           first: whether points of the first stage are among them; arms that share a first stage
             would count it several times.
+          arm: its name, which tells it from others of the same rates and share.
         """
         z = self.datasets.index(dataset)
         found = []
@@ -113,8 +121,22 @@ class Arm:
             stages = [before, log] if before else [log]
             rates_T = np.concatenate([stage.rates_T for stage in stages])
             start = offset or len(rates_T)
-            found.append(Curve(seed, steps_S, losses_S, rates_T, start, replay))
+            found.append(Curve(seed, steps_S, losses_S, rates_T, start, replay, arm))
         return found
+
+    def first_curves(self, dataset: str) -> list[Curve]:
+        """One curve a seed of its first stage alone; none for fresh parameters."""
+        first = Arm(self.datasets, self.before, {})
+        return first.law_curves(dataset, arm="first stage")
+
+    @property
+    def on_old_data(self) -> bool:
+        """Whether the second stage read nothing that its first one did not."""
+        return any(
+            log.sources and set(log.sources) <= set(self.before[seed].sources)
+            for seed, log in self.runs.items()
+            if seed in self.before
+        )
 
 
 def read_arm(folders: Mapping[int, Path], datasets: Datasets) -> Arm:
@@ -160,7 +182,9 @@ def read_stage(path: Path, datasets: Datasets) -> StageLog:
         np.array([[_loss(row, parts, path) for parts in keys.values()] for row in validated]),
         rates_T,
         int(record["data"]["tokens_per_step"]),
-        _ledger(record["data"]),
+        record["data"].get("ledger", {}),
+        tuple(_bare(s) for s in record["spec"].get("data", {}).get("sources", ())),
+        record["spec"]["train"].get("start", {}).get("optimizer", ""),
     )
 
 
@@ -175,5 +199,7 @@ def _loss(row: Mapping[str, Any], parts: Sequence[tuple[str, float]], path: Path
     return sum(row[key] * weight for key, weight in parts) / total
 
 
-def _ledger(data: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:
-    return data.get("ledger", {})
+def _bare(source: str) -> str:
+    """The source without its weight."""
+    target, field, _ = parse_source(source)
+    return f"{target}#{field}" if field else target

@@ -9,10 +9,14 @@ import pytest
 from llm_dynamics.continual.areas import Areas
 from llm_dynamics.continual.curve_fit import BLOCKS, JACKKNIFE, fit_curves
 from llm_dynamics.continual.curve_law import (
+    EQ8,
+    POWER,
     PUBLISHED,
+    REPLAY_NAMES,
     Curve,
     at_steps,
     evaluate,
+    gradient,
     mean_relative_error,
 )
 from llm_dynamics.errors import UserError
@@ -21,6 +25,10 @@ DECAY = 0.99
 TRUE = {"L0": 2.5, "A": 0.6, "alpha": 0.45, "C1": 0.5, "C2": 0.7, "B": 0.8, "E": 20.0, "beta": 0.3}
 REPLAY = {"a1": 0.8, "a2": 1.5}
 FIRST, SECOND = 600, 400
+SATURATING = {"a1": 0.8, "b": 150.0, "a": 0.6}
+# Loss on the old data at the end of a small study by share of replay, and before it.
+PILOT = {0.0: 7.407, 0.01: 5.089, 0.05: 4.566, 0.25: 4.074, 0.5: 3.868}
+PILOT_BASE = 3.880
 STEPS = np.arange(20, FIRST + SECOND + 1, 20)
 
 
@@ -77,6 +85,35 @@ def test_replay_by_hand():
         assert evaluate(p, alone, 1.0, which)[0] == pytest.approx(trunk)
 
 
+def test_power_of_the_share_by_hand():
+    at = Areas(*(np.array([v]) for v in (1.0, 1.0, 0.0, 0.5)))
+    trunk = 2.5 + 0.6 * 2**-0.45
+    annealed = 0.35 * math.exp(0.8 * 0.25)
+    old = trunk - annealed + 0.8 * (1 - (1 + 20 * 38.5) ** -0.3) * 38.5**-0.6
+    new = trunk - annealed - 0.8 * (1 - (1 + 20 * 0.75**2) ** -0.3)
+    assert evaluate(TRUE | SATURATING, at, 0.25, "old")[0] == pytest.approx(old)
+    p = TRUE | {"B": -0.8, "a1": 0.8, "a": 2.0}
+    assert evaluate(p, at, 0.25, "new")[0] == pytest.approx(new)
+    # Without replay it is Eq. 4; with nothing else, nothing new is learned.
+    assert evaluate(p, at, 0.0, "new") == pytest.approx(evaluate(TRUE | {"B": -0.8}, at, 0, "new"))
+    assert evaluate(p, at, 1.0, "new")[0] == pytest.approx(trunk - 0.35 * math.exp(0.8))
+
+
+@pytest.mark.parametrize("which", ["old", "new"])
+@pytest.mark.parametrize("form", ["", EQ8, POWER])
+def test_gradient_is_that_of_differences(form, which):
+    rng = np.random.default_rng(0)
+    at = Areas(*(rng.uniform(0.1, 2, 7) for _ in range(4)))
+    share_S = rng.uniform(0, 0.9, 7)
+    names = REPLAY_NAMES[form][which] if form else ()
+    p = TRUE | dict(zip(names, (0.3, 1.5, 0.6), strict=False))
+    found = gradient(p, at, share_S, which)
+    assert set(found) == set(p)
+    for name, value in p.items():
+        ends = [evaluate(p | {name: value + step}, at, share_S, which) for step in (1e-6, -1e-6)]
+        np.testing.assert_allclose(found[name], (ends[0] - ends[1]) / 2e-6, rtol=1e-4, atol=1e-8)
+
+
 def test_more_of_the_same_is_one_run():
     p = TRUE | {"B": 0.0, "C2": TRUE["C1"]}
     two = evaluate(p, at_steps(_rates("half"), FIRST, STEPS), 0.0, "old")
@@ -129,6 +166,77 @@ def test_an_unseen_share_is_predicted():
         one_share.relative_error(curves[1])
 
 
+def _sweep(shares, replay, which="old", **settings):
+    true = TRUE | replay | ({} if which == "old" else {"B": -TRUE["B"]})
+    made = [_curve("cosine", true, which, share, **settings) for share in shares]
+    return [*made, _curve("half", true, which, **settings)]
+
+
+@pytest.mark.parametrize(
+    ("which", "replay", "form"),
+    [
+        ("old", REPLAY, EQ8),
+        ("new", REPLAY, EQ8),
+        ("old", SATURATING, POWER),
+        ("new", {"a1": 0.8, "a": 1.0}, POWER),
+    ],
+)
+def test_form_of_replay_is_chosen_by_held_out_shares(which, replay, form):
+    curves = _sweep((0.0, 0.01, 0.05, 0.25, 0.5), replay, which, noise=5e-4)
+    found = fit_curves(curves, which, (DECAY,), resamples=0)
+    assert found.form == form
+    errors = {one: by_seed[0] for one, by_seed in found.form_errors.items()}
+    assert errors[form] == min(errors.values()) < 2e-3
+    true = TRUE | replay | ({} if which == "old" else {"B": -TRUE["B"]})
+    assert found.relative_error(_curve("half", true, which, 0.1)) < 5e-3
+    other = fit_curves(curves, which, (DECAY,), resamples=0, form=({EQ8, POWER} - {form}).pop())
+    assert other.form != form and other.form_errors == {} and other.cost > found.cost
+
+
+def test_few_shares_leave_the_form_at_the_power():
+    found = fit_curves(_sweep((0.0, 0.05, 0.5), SATURATING), "old", (DECAY,), resamples=0)
+    assert found.form == POWER and found.form_errors == {}
+    assert "power of its share" in found.rows("x")[0]["definition"]
+
+
+def test_small_shares_of_a_real_sweep_need_the_power():
+    rates_T = _rates("cosine")
+    at = at_steps(rates_T, FIRST, STEPS, DECAY)
+
+    def rise_S(share):  # comes to rest sooner with replay, as real ones do
+        way_S = 1 - (1 + 20 * (1 + 60 * share) * at.second_T) ** -0.5
+        return way_S / way_S[-1]
+
+    first_S = 3.2 + 0.6 * (at.first_T + at.second_T) ** -0.3
+    first_S += PILOT_BASE - first_S[STEPS == FIRST]
+    curves = [
+        Curve(0, STEPS, first_S + (end - first_S[-1]) * rise_S(share), rates_T, FIRST, share)
+        for share, end in PILOT.items()
+    ]
+    fits = {
+        form: fit_curves(curves, "old", (DECAY,), resamples=0, form=form) for form in (EQ8, POWER)
+    }
+    worst = {
+        form: max(
+            abs(found.predict(rates_T, FIRST, [STEPS[-1]], share).value[0] / end - 1)
+            for share, end in PILOT.items()
+        )
+        for form, found in fits.items()
+    }
+    assert worst[EQ8] > 0.1 and worst[POWER] < 0.04
+    assert fits[EQ8].error > 0.03 and fits[POWER].error < 0.006
+    assert fit_curves(curves, "old", (DECAY,), resamples=0).form == POWER
+
+
+def test_a_fit_nearby_is_where_the_search_begins():
+    curves = _sweep((0.0, 0.01, 0.05, 0.25, 0.5), SATURATING, noise=5e-4)
+    whole = fit_curves(curves, "old", (0.95, DECAY), resamples=0)
+    assert set(whole.tried) == {(form, d) for form in (EQ8, POWER) for d in (0.95, DECAY)}
+    near = fit_curves(curves[1:], "old", (0.95, DECAY), resamples=0, near=whole)
+    alone = fit_curves(curves[1:], "old", (0.95, DECAY), resamples=0)
+    assert near.cost == pytest.approx(alone.cost, rel=0.02) and near.form == alone.form
+
+
 def test_seeds_are_left_out_one_at_a_time():
     curves = []
     for seed, lift in enumerate((0.99, 1.0, 1.01)):
@@ -152,6 +260,8 @@ def test_relative_error():
     [
         (lambda: fit_curves([], "old"), "second stage"),
         (lambda: fit_curves([_curve("half")], "Pile"), "old or the new"),
+        (lambda: fit_curves([_curve("half")], "old", form="Eq. 9"), "a form of"),
+        (lambda: fit_curves([_curve("half")] * 2, "old"), "names of their own"),
         (lambda: Curve(0, np.array([1, 2]), np.array([1.0, 0.0]), np.ones(2), 1), "above 0"),
         (lambda: Curve(0, np.array([1, 2]), np.ones(2), np.ones(2), 1, 5), "fraction"),
         (lambda: Curve(0, np.array([1, 3]), np.ones(2), np.ones(2), 1), "between 1 and 2"),

@@ -72,6 +72,35 @@ def test_runs_from_fresh_parameters_have_no_matrix(tmp_path):
     assert arm.law_curves("old")[0].start == 6
 
 
+def test_what_a_stage_read_and_did_with_the_optimizer(tmp_path, folders):
+    arm = read_arm(folders, DATASETS)
+    assert arm.runs[0].sources == () and arm.runs[0].optimizer == "" and not arm.on_old_data
+    for name, source in (
+        ("old-0", "a#text@0.25"),
+        ("new-0", "c@2"),
+        ("old-1", "a"),
+        ("new-1", "a"),
+    ):
+        path = tmp_path / name / "spec.json"
+        record = json.loads(path.read_text())
+        record["spec"]["data"] = {"sources": [source, "b@0.75"] if source != "c@2" else [source]}
+        record["spec"]["train"]["start"] = {"optimizer": "reset"}
+        path.write_text(json.dumps(record))
+    new, same = (read_arm({seed: folders[seed]}, DATASETS) for seed in (0, 1))
+    assert new.before[0].sources == ("a#text", "b") and new.runs[0].sources == ("c",)
+    assert new.runs[0].optimizer == "reset"
+    assert same.on_old_data and not new.on_old_data
+
+
+def test_curves_have_the_name_of_their_arm_and_first_stages_their_own(folders):
+    arm = read_arm(folders, DATASETS)
+    assert {curve.arm for curve in arm.law_curves("old", arm="floor")} == {"floor"}
+    first, second = arm.first_curves("new")
+    assert (first.seed, second.seed, first.start) == (0, 1, len(first.rates_T))
+    np.testing.assert_array_equal(second.steps_S, [2, 4])
+    np.testing.assert_allclose(second.losses_S, [6.0, 6.0])
+
+
 def test_what_is_missing_is_named(tmp_path, folders):
     with pytest.raises(UserError, match=r"validation_loss/d .* data.also_validate"):
         read_arm(folders, DATASETS | {"new": (("c", 1.0), ("d", 1.0))})
