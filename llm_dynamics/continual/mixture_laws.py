@@ -6,12 +6,14 @@ Axes: P measured points.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from llm_dynamics.continual import robust_fit
 from llm_dynamics.errors import UserError
+from llm_dynamics.results import Row, exact, interval_row
+from llm_dynamics.seeds import PerSeed
 
 # Gu et al. 2024 (arXiv:2407.17467), Table 5: a4, s4 and b3 of each model size, eps = 0.05.
 CRITICAL = {
@@ -20,6 +22,7 @@ CRITICAL = {
     "1.6B": (-2.36384831, -0.15125569, 1.59223649),
     "3.1B": (-2.5368197, -0.42071423, 0.84375368),
 }
+_NATS = "nats per token"
 CRITICAL_UNIT = 0.2e9  # tokens
 
 
@@ -49,8 +52,8 @@ class Points:
         if not (np.min(self.sizes_P) > 0 and np.min(self.tokens_P) > 0):
             raise UserError("expected sizes and tokens above 0")
 
-    def without(self, index: int) -> "Points":
-        """All points but one."""
+    def without(self, index: int | np.ndarray) -> "Points":
+        """All points but one or some."""
         columns = (self.sizes_P, self.tokens_P, self.shares_P, self.losses_P)
         return Points(*(np.delete(column, index) for column in columns))
 
@@ -64,7 +67,10 @@ class LawFit:
       parameters: by name.
       held: names that the points do not determine, and that were held at 0.
       error: mean relative error on the points.
-      left_out_error: the same, each point predicted from a fit to the others.
+      left_out_error: the same, each point predicted from a fit to the others, or to the other
+        shares where shares were left out.
+      left_out_shares: share -> mean relative error on its points by a fit to the other shares; all
+        but the least and the largest. Empty where points were left out.
     """
 
     law: Callable[..., np.ndarray]
@@ -72,6 +78,7 @@ class LawFit:
     held: tuple[str, ...]
     error: float
     left_out_error: float
+    left_out_shares: Mapping[float, float] = field(default_factory=dict)
 
     def predict(self, size: float, tokens: float, share: float) -> float:
         """Loss of one run.
@@ -130,12 +137,21 @@ def critical_share(size: str, tokens: float) -> float:
     return share
 
 
-def fit_dcpt(points: Points) -> LawFit:
+def fit_dcpt(points: Points, by_share: bool = False) -> LawFit:
     """Fits the D-CPT law; terms of a size or of tokens that do not vary are held at 0.
 
+    Args:
+      points: measured.
+      by_share: whether whole shares are left out and not points; points along one run are alike,
+        so one of them is foretold by its neighbours.
+
     Raises:
-      UserError: fewer than three shares, or not more points than parameters.
+      UserError: fewer than three shares (five, where shares are left out), or not more points
+        than parameters.
     """
+    shares = len(np.unique(points.shares_P))
+    if by_share and shares < 5:
+        raise UserError(f"expected at least five shares to leave some out, got {shares}; add runs")
     starts = [
         {"E": e, "A": 0.3, "alpha": 0.3, "B": 0.5, "eta": 0.3, "beta": b} | tail
         for e in (0.5, 0.9)
@@ -145,7 +161,49 @@ def fit_dcpt(points: Points) -> LawFit:
     high = {"E": 20, "A": 50, "alpha": 3, "B": 50, "eta": 5, "beta": 3, "C": 20, "eps": 1}
     held = ("A", "alpha") if _one(points.sizes_P) else ()
     held += ("beta",) if _one(points.tokens_P) else ()
-    return _fit(dcpt_loss, points, starts, high | {"gamma": 5}, held, {"E", "A", "B", "C"})
+    losses = {"E", "A", "B", "C"}
+    return _fit(dcpt_loss, points, starts, high | {"gamma": 5}, held, losses, by_share)
+
+
+def dcpt_rows(name: str, points: Points, seeds: int) -> list[Row]:
+    """The D-CPT law of one model along runs that differ in the share, and its held-out error.
+
+    Args:
+      name: of the rows.
+      points: measured along the runs, each a mean over seeds; at least five shares.
+      seeds: how many.
+    """
+    of = "of the D-CPT law (Que et al. 2024) of the loss on the new data"
+    note = (
+        "runs of one schedule: what tokens do is not told apart from what the rate does; one "
+        "model: the term of its size is not identified and is part of E"
+    )
+    try:
+        law = fit_dcpt(points, by_share=True)
+    except UserError as error:
+        error_name = f"{name}/left_out_error"
+        return [interval_row(error_name, exact(np.nan), "1", 0, of, missing=str(error))]
+    units = {"E": _NATS, "B": f"{_NATS} x tokens^beta", "C": _NATS}
+    rows = [
+        interval_row(
+            f"{name}/{key}",
+            exact(value),
+            units.get(key, "1"),
+            seeds,
+            f"{key} {of}, fitted to means over seeds",
+            f"no interval: parameters are hardly told apart; {note}",
+        )
+        for key, value in law.parameters.items()
+        if key not in law.held
+    ]
+    left = PerSeed(dict(enumerate(law.left_out_shares.values())))
+    words = (
+        "mean of |predicted - measured| / measured along the runs of a share, by the D-CPT law "
+        "fitted to those of the other shares; mean over shares but the least and the largest"
+    )
+    over = f"n: shares; interval over shares; {note}"
+    rows.append(interval_row(f"{name}/left_out_error", left.interval(), "1", left.n, words, over))
+    return rows
 
 
 def fit_injection(points: Points) -> LawFit:
@@ -172,6 +230,7 @@ def _fit(
     high: Mapping[str, float],
     held: tuple[str, ...],
     in_losses: set[str],
+    by_share: bool = False,
 ) -> LawFit:
     """Fits with sizes and tokens in units of their means, and gives coefficients for 1.
 
@@ -182,6 +241,7 @@ def _fit(
       high: upper bounds, in those units; lower ones are 0.
       held: names held at 0.
       in_losses: names of coefficients that are losses.
+      by_share: whether shares are left out and not points.
     """
     names = [name for name in high if name not in held]
     shares = len(np.unique(points.shares_P))
@@ -210,18 +270,25 @@ def _fit(
     theta = search(points, [scale * [start[name] for name in names] for start in starts])
     units = points.sizes_P / size, points.tokens_P / tokens, np.asarray(points.shares_P)
     relative_P = np.abs(law(named(theta), *units) / points.losses_P - 1)
-    left_out = []
-    for index, loss in enumerate(points.losses_P):
+
+    def left_out(index):
         at = [column[index] for column in units]
         one = law(named(search(points.without(index), [theta])), *at)
-        left_out.append(abs(one / loss - 1))
+        return float(np.mean(np.abs(one / points.losses_P[index] - 1)))
+
+    if by_share:
+        inner = np.unique(points.shares_P)[1:-1]
+        by = {float(one): left_out(np.flatnonzero(points.shares_P == one)) for one in inner}
+    else:
+        by = {index: left_out(index) for index in range(len(points.losses_P))}
     found = named(theta)
     if law is dcpt_loss:
         found["A"] *= size ** found["alpha"]
         found["B"] *= tokens ** found["beta"]
     else:
         found["A"] *= size ** found["alpha"] / tokens ** found["beta"]
-    return LawFit(law, found, held, float(np.mean(relative_P)), float(np.mean(left_out)))
+    error = float(np.mean(list(by.values())))
+    return LawFit(law, found, held, float(np.mean(relative_P)), error, by if by_share else {})
 
 
 def _one(values_P: np.ndarray) -> bool:

@@ -22,13 +22,14 @@ from scipy import optimize
 
 from llm_dynamics.continual import robust_fit
 from llm_dynamics.errors import UserError
-from llm_dynamics.results import Interval, Row, interval_row
-from llm_dynamics.seeds import PerSeed, jackknife_interval
+from llm_dynamics.results import Interval, Row, exact, interval_row
+from llm_dynamics.seeds import ONE_SEED, PerSeed, jackknife_interval
 
 _DEFINITIONS = {
     "old": "of floor + rise (1 + B share)^-a, the loss on the old data",
     "new": "of floor + rise ((1 - share)^-a - 1), the loss on the new data",
 }
+TOLERANCE = 0.03  # of the loss on the old data, as in Que et al. 2024, Table 5
 FEW_SEEDS = "no interval: fewer than three seeds"
 
 
@@ -88,6 +89,25 @@ class ReplayFit:
         if not self.replicates:
             return Interval(value, *np.full((2, len(value)), np.nan))
         return jackknife_interval(value, np.array([law(one, at) for one in self.replicates]))
+
+    def share_for(self, loss: float) -> float:
+        """Least share, among those from the least to the largest fitted, that brings the old loss
+        down to `loss`; infinite where even the largest does not.
+
+        Raises:
+          UserError: the law is of the new set, whose loss replay does not lower.
+        """
+        if self.which != "old":
+            raise UserError("expected the law of the old set, which replay lowers, got the new one")
+        low, high = self.shares[0], self.shares[-1]
+        if self.predict([high]).value[0] > loss:
+            return math.inf
+        if self.predict([low]).value[0] <= loss:
+            return low
+        p = self.parameters
+        # At the ends of the sweep the law and its inverse may differ by rounding.
+        shape = (loss - p["floor"]) / p["rise"]
+        return float(np.clip((shape ** (-1 / p["a"]) - 1) / p["B"], low, high))
 
     def left_out_error(self, inner: bool = False) -> float:
         """Mean absolute error of shares predicted without them; `inner`: not at either end."""
@@ -157,6 +177,58 @@ def fit_replay(
         left_out[share] = float(_LAWS[which](found, share) - mean_S[index])
     found = _search(which, at_S, mean_S, floor)
     return ReplayFit(which, found, replicates, len(seeds), shares, left_out)
+
+
+def critical_row(
+    name: str,
+    before: PerSeed,
+    losses: Mapping[float, PerSeed],
+    tolerance: float = TOLERANCE,
+) -> Row:
+    """The largest share of new data that keeps the loss on the old data within a tolerance.
+
+    It is found seed by seed, by the law of replay fitted to the sweep of each, among the shares
+    that were run. Where even the largest share of replay is not enough there is no value.
+
+    Args:
+      name: of the row.
+      before: loss on the old data of the base model.
+      losses: share of replay -> loss on the old data after the stage; at least five.
+      tolerance: largest rise, as a part of the loss before.
+
+    Raises:
+      UserError: too few shares, or no seed that has all of them and a base model.
+    """
+    if not tolerance >= 0:
+        raise UserError(f"expected a tolerance of at least 0, got {tolerance}; 3 % is 0.03")
+    seeds = sorted(set(before.values).intersection(*(one.values for one in losses.values())))
+    if not seeds:
+        raise UserError("expected a seed that has a run of every share and a base model, got none")
+    found = {}
+    for seed in seeds:
+        law = fit_replay("old", {s: PerSeed({seed: o.values[seed]}) for s, o in losses.items()})
+        found[seed] = 1 - law.share_for((1 + tolerance) * before.values[seed])
+    low, high = min(losses), max(losses)
+    words = (
+        "largest share of new data in the stage after which the loss on the old data is at most "
+        f"{tolerance:.3g} of it above that of the base model; of each seed, by the law of replay "
+        f"fitted to {len(losses)} shares of replay from {low:g} to {high:g}"
+    )
+    missed = sum(math.isinf(value) for value in found.values())
+    if missed:
+        why = f"in {missed} of {len(seeds)} seeds a share of replay of {high:g} does not keep to it"
+        return interval_row(name, exact(math.nan), "1", len(seeds), words, missing=why)
+    share, notes = PerSeed(found), []
+    value, lowest, highest = (float(end[0]) for end in share.interval())
+    if share.n < 2:
+        notes.append(ONE_SEED)
+    if lowest < 1 - high or highest > 1 - low:
+        notes.append("the interval is cut at the shares that were run")
+        lowest, highest = max(lowest, 1 - high), min(highest, 1 - low)
+    if max(found.values()) == 1 - low:
+        notes.append("a seed keeps to it with the least replay that was run")
+    cut = Interval(*(np.array([end]) for end in (value, lowest, highest)))
+    return interval_row(name, cut, "1", share.n, words, "; ".join(notes))
 
 
 def _search(

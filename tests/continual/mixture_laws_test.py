@@ -1,10 +1,18 @@
 """Published laws of mixtures: values by hand, and parameters found again."""
 
+import json
+
 import numpy as np
 import pytest
 
 from llm_dynamics.continual import mixture_laws
-from llm_dynamics.continual.mixture_laws import Points, critical_share, fit_dcpt, fit_injection
+from llm_dynamics.continual.mixture_laws import (
+    Points,
+    critical_share,
+    dcpt_rows,
+    fit_dcpt,
+    fit_injection,
+)
 from llm_dynamics.errors import UserError
 
 DCPT = {
@@ -52,6 +60,38 @@ def test_what_one_size_and_one_budget_do_not_determine_is_held():
     assert all(found.parameters[name] == 0 for name in found.held)
     true = mixture_laws.dcpt_loss(DCPT, 5e8, 1e9, 0.4)
     assert found.predict(5e8, 1e9, 0.4) == pytest.approx(true, rel=2e-3)
+
+
+def test_whole_shares_are_left_out_where_points_of_one_run_are_alike():
+    shares = (0.5, 0.75, 0.9, 0.95, 1.0)
+    points = _points(mixture_laws.dcpt_loss, DCPT, (5e8,), np.geomspace(1e8, 2e9, 12), shares)
+    found = fit_dcpt(points, by_share=True)
+    assert tuple(found.left_out_shares) == (0.75, 0.9, 0.95)
+    assert found.left_out_error == np.mean(list(found.left_out_shares.values())) < 1e-3
+    # One share that no other foretells shows where it is left out, and not point by point.
+    odd = Points(
+        points.sizes_P,
+        points.tokens_P,
+        points.shares_P,
+        points.losses_P * np.where(points.shares_P == 0.9, 1.05, 1.0),
+    )
+    assert fit_dcpt(odd, by_share=True).left_out_shares[0.9] == pytest.approx(0.048, abs=0.005)
+
+
+def test_rows_of_runs_of_one_model():
+    shares = (0.5, 0.75, 0.9, 0.95, 1.0)
+    points = _points(mixture_laws.dcpt_loss, DCPT, (1.0,), np.geomspace(1e8, 2e9, 8), shares)
+    rows = {row["name"]: row for row in dcpt_rows("x", points, seeds=3)}
+    json.dumps(list(rows.values()), allow_nan=False)
+    error = rows["x/left_out_error"]
+    assert error["value"] < 1e-3 and error["n"] == 3 and error["low"] is not None
+    assert "not identified" in error["note"] and "not identified" in rows["x/E"]["note"]
+    assert set(rows) == {f"x/{key}" for key in DCPT if key not in ("A", "alpha")} | {
+        "x/left_out_error"
+    }
+    few = points.without(np.flatnonzero(points.shares_P < 0.9))
+    (row,) = dcpt_rows("x", few, seeds=3)
+    assert row["value"] is None and "five shares" in row["note"]
 
 
 def test_injection_is_found_again():

@@ -9,7 +9,13 @@ from scipy import optimize
 
 from llm_dynamics.continual import replay_law
 from llm_dynamics.continual.published import published
-from llm_dynamics.continual.replay_law import FEW_SEEDS, fit_replay, new_loss, old_loss
+from llm_dynamics.continual.replay_law import (
+    FEW_SEEDS,
+    critical_row,
+    fit_replay,
+    new_loss,
+    old_loss,
+)
 from llm_dynamics.errors import UserError
 from llm_dynamics.seeds import PerSeed
 
@@ -102,6 +108,42 @@ def test_floor_and_rise_are_least_squares_not_below_zero(losses):
     assert cost[0] == pytest.approx(norm**2)
 
 
+def test_share_for_a_loss_is_the_inverse_of_the_law():
+    found = fit_replay("old", _sweep(old_loss, OLD))
+    for share in (0.003, 0.02, 0.3):
+        assert found.share_for(old_loss(OLD, share)) == pytest.approx(share, rel=0.01)
+    assert found.share_for(old_loss(OLD, 0.0) + 0.1) == 0
+    assert found.share_for(old_loss(OLD, 0.5) - 0.01) == math.inf
+    with pytest.raises(UserError, match="old set"):
+        fit_replay("new", _sweep(new_loss, NEW)).share_for(4.1)
+
+
+def test_critical_share_is_that_of_each_seed():
+    # 3 % above 4.0 is reached at a share that each seed's own lift moves.
+    sweep, share = _sweep(old_loss, OLD, seeds=3), 0.1
+    base = old_loss(OLD, share) / 1.03
+    before = PerSeed({seed: base * (1 + 0.002 * (seed - 1)) for seed in range(3)})
+    row = critical_row("x/critical_share", before, sweep)
+    json.dumps(row, allow_nan=False)
+    assert row["value"] == pytest.approx(1 - share, abs=0.01) and row["n"] == 3
+    assert row["low"] < row["value"] < row["high"] and row["note"] == ""
+    one = critical_row("x", PerSeed({0: base}), _sweep(old_loss, OLD))
+    assert one["low"] is None and "one seed" in one["note"]
+    # A larger tolerance lets more new data in, a smaller one less.
+    values = [critical_row("x", before, sweep, t)["value"] for t in (0.01, 0.03, 0.1)]
+    assert values == sorted(values) and values[0] < values[-1]
+
+
+def test_critical_share_outside_of_the_shares_that_were_run():
+    sweep = _sweep(old_loss, OLD, seeds=2)
+    never = critical_row("x", PerSeed({0: 3.0, 1: 3.9}), sweep)
+    assert never["value"] is None and "in 1 of 2 seeds a share of replay of 0.5" in never["note"]
+    always = critical_row("x", PerSeed({0: 8.0, 1: 8.0}), sweep)
+    assert always["value"] == 1 and "least replay" in always["note"]
+    mixed = critical_row("x", PerSeed({0: 8.0, 1: old_loss(OLD, 0.1)}), sweep, 0.0)
+    assert mixed["high"] == 1 and mixed["low"] == 0.5 and "cut" in mixed["note"]
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -111,6 +153,9 @@ def test_floor_and_rise_are_least_squares_not_below_zero(losses):
         (lambda: fit_replay("old", {s: PerSeed({i: 2}) for i, s in enumerate(SHARES)}), "a seed"),
         (lambda: fit_replay("old", {s: PerSeed({0: s}) for s in SHARES}), "above 0"),
         (lambda: fit_replay("old", _sweep(old_loss, OLD)).predict([-0.1]), "fraction"),
+        (lambda: critical_row("x", PerSeed({0: 4}), _sweep(old_loss, OLD), -1), "tolerance"),
+        (lambda: critical_row("x", PerSeed({9: 4}), _sweep(old_loss, OLD)), "a base model"),
+        (lambda: critical_row("x", PerSeed({0: 4}), _sweep(old_loss, OLD, shares=SHARES[:4])), "5"),
     ],
 )
 def test_mistakes_are_refused(make, words):
