@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import flags
 
-from experiments import cli, probed
+from experiments import cli
 from experiments.continual_check import check
 from experiments.continual_spec import OLD, Stage
 from experiments.continual_sweep import (
@@ -31,6 +31,7 @@ from experiments.continual_sweep import (
     Question,
     choice_of,
     costs,
+    learn,
     origin,
     own_curve,
     planned,
@@ -44,8 +45,7 @@ from llm_dynamics import spec as specs
 from llm_dynamics.continual import advice
 from llm_dynamics.continual.advice import Advice, Candidate, Trial
 from llm_dynamics.continual.curve_fit import CurveFit, fit_curves
-from llm_dynamics.continual.curve_law import SETS
-from llm_dynamics.continual.law_rows import DECAYS
+from llm_dynamics.continual.curve_law import REPLAY_NAMES, SETS
 from llm_dynamics.continual.stage_log import Arm
 from llm_dynamics.data.explain import format_explanation
 from llm_dynamics.errors import UserError
@@ -55,6 +55,10 @@ from llm_dynamics.train import plan_lines
 from llm_dynamics.train.run_folder import RunFolder
 
 _log = logging.getLogger("llm_dynamics.continual")
+
+_DECAYS = (0.5, 0.9, 0.97, 0.99, 0.999)
+_SPANS = 0.8  # lengths of the memory in a short stage, at least
+_INNER = (0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4)
 
 
 class Found(NamedTuple):
@@ -133,15 +137,14 @@ def run(asked: Question, workdir: Path, command: str, against: str = "") -> list
     folder.claim(asked, {"fingerprint": specs.fingerprint(names), "command": command})
     for i, stage in enumerate(runs):
         _log.info("run %d of %d: %s", i + 1, len(names), stage.name)
-        own = RunFolder(folder.path / "runs" / stage.name)
-        probed.learn(prepare(asked, stage, own), own, command)
+        learn(asked, stage, RunFolder(folder.path / "runs" / stage.name), command)
     _log.info("fitting the laws")
     spent = costs(asked, runs)
     lines, rows = cost_lines(asked, spent), []
     lines += rule_lines(asked, len({stage.variant for stage in runs if stage.shift}))
     for shift, arms in read(asked, runs, folder.path).items():
         found = answer(asked, arms, _settings(runs, shift))
-        lines += ["", *say(asked, shift, found, arms)]
+        lines += ["", *say(asked, shift, found)]
         for what, given in found.named.items():
             rows += [{**row, "name": f"{shift}/{what}/{row['name']}"} for row in given.rows]
         if against:
@@ -233,22 +236,7 @@ def foretold(
     Raises:
       UserError: too little was measured for a law.
     """
-    some = next(iter(arms.values()))
-    shift = some.datasets[1]
-    fits: dict[int, tuple[CurveFit, CurveFit]] = {}
-    for seed in some.runs:
-        pair = []
-        for z, dataset in enumerate(some.datasets):
-            curves = [
-                curve
-                for i, (variant, arm) in enumerate(arms.items())
-                for curve in arm.law_curves(dataset, settings[variant].share, first=i == 0)
-                if curve.seed == seed
-            ]
-            if asked.base_run:
-                curves += own_curve(asked, shift, dataset, seed)
-            pair.append(fit_curves(curves, SETS[z], DECAYS, resamples=0))
-        fits[seed] = tuple(pair)
+    fits = {seed: laws(asked, arms, settings, seed) for seed in next(iter(arms.values())).runs}
     whole = {s.variant: s for s in planned(asked, Path("WORKDIR"), whole=True) if not s.seed}
     short_T, whole_T = {}, {}
     for variant, arm in arms.items():
@@ -256,6 +244,56 @@ def foretold(
         for found, plan in ((short_T, settings), (whole_T, whole)):
             found[choice_of(plan[variant])] = np.concatenate([first_T, rates(plan[variant])])
     return advice.lengthened(trials(arms, settings), fits, short_T, whole_T, len(first_T))
+
+
+def laws(
+    asked: Question, arms: Mapping[str, Arm], settings: Mapping[str, Stage], seed: int
+) -> tuple[list[CurveFit], list[CurveFit]]:
+    """Laws of the old and of the new set that fit the sweep of a seed about as well."""
+    found = []
+    for which, dataset in zip(SETS, next(iter(arms.values())).datasets, strict=True):
+        first, second = (
+            [
+                curve
+                for i, (variant, arm) in enumerate(arms.items())
+                for curve in arm.law_curves(
+                    dataset, settings[variant].share, both and i == 0, variant
+                )
+                if curve.seed == seed
+            ]
+            for both in (True, False)
+        )
+        if asked.base_run:
+            first += own_curve(asked, next(s.shift for s in settings.values()), dataset, seed)
+        fits = [
+            fit_curves(first, which, (decay,), resamples=0, form=form)
+            for decay in memories(asked.short_steps)
+            for form in REPLAY_NAMES
+        ]
+        found.append(advice.alike(fits, second))
+    return tuple(found)
+
+
+def memories(steps: int) -> list[float]:
+    """Decays of the law's memory of earlier rates that a stage of so many steps can tell.
+
+    One that lasts longer than the stage is hardly told from the learning rate itself, and what the
+    law makes of it in a longer stage is a guess.
+    """
+    return [decay for decay in _DECAYS if steps * (1 - decay) >= _SPANS] or [_DECAYS[0]]
+
+
+def between(asked: Question, given: Advice) -> Candidate | None:
+    """What the rule would take among shares that were not run; None without a law of replay."""
+    trials = [
+        Trial(one.schedule, one.peak, one.share, seed, one.old.values[seed], one.new.values[seed])
+        for one in given.candidates
+        for seed in one.old.values
+    ]
+    try:
+        return advice.advise(advice.between_shares(trials, _INNER), within=asked.within).choice
+    except UserError:  # no peak was run with shares enough
+        return None
 
 
 def _settings(runs: Sequence[Stage], shift: str) -> dict[str, Stage]:
@@ -285,6 +323,8 @@ def cost_lines(asked: Question, spent: Costs) -> list[str]:
         line(f"the stage, {asked.whole_steps:,} steps", spent.stage),
         line("old and new data again from scratch", spent.union),
         f"  the model it starts from: {base}, {spent.base:,} tokens",
+        f"  a run of the sweep has {asked.short_steps:,} steps; a smaller part than {asked.part:g} "
+        "costs less and leaves more to the law",
         f"  the stage costs {spent.stage / spent.union:.0%} of training again, with the sweep "
         f"{(spent.stage + spent.sweep) / spent.union:.0%}",
     ]
@@ -302,11 +342,12 @@ def rule_lines(asked: Question, candidates: int) -> list[str]:
     return [
         *advice.rule(asked.within, candidates, asked.seeds),
         *([f"intervals: Student's t over {asked.seeds} {covers}"] if asked.seeds > 1 else []),
-        "losses of the whole stage are foretold by a law that the intervals take for right",
+        "losses of the whole stage are the mean of laws that fit the sweep about as well; "
+        "intervals take it for right, and the spread of these laws is told beside them",
     ]
 
 
-def say(asked: Question, shift: str, found: Found, arms: Mapping[str, Arm]) -> list[str]:
+def say(asked: Question, shift: str, found: Found) -> list[str]:
     """The advice of one shift in lines."""
     choice, short, whole = found.last.choice, asked.short_steps, asked.whole_steps
     tokens = whole * asked.tokens_per_step
@@ -320,6 +361,11 @@ def say(asked: Question, shift: str, found: Found, arms: Mapping[str, Arm]) -> l
         f"  replayed: {choice.share:.0%} = {choice.share * tokens:,.0f} tokens of the {OLD} data; "
         f"new: {(1 - choice.share) * tokens:,.0f}",
     ]
+    if inner := between(asked, found.last):
+        lines.append(
+            f"  between the shares that were run, a law of replay has the rule take "
+            f"{inner.share:.1%} at peak {inner.peak:g}: average {inner.average.mean:.4g}, not run"
+        )
     for what, given in (
         (f"foretold after {whole:,} steps", found.foretold),
         (f"measured after {short:,} steps", found.measured),
@@ -331,11 +377,12 @@ def say(asked: Question, shift: str, found: Found, arms: Mapping[str, Arm]) -> l
 def table(what: str, given: Advice) -> list[str]:
     """Losses, forgetting and adaptation of every candidate, the lowest average first."""
     rows = {row["name"]: row for row in given.rows}
+    spread = {one.name: one.spread for one in given.candidates if one.spread}
     names = [name.removesuffix("/average") for name in rows if name.endswith("/average")]
     lines = [
         f"  {what}, nats per token:",
         f"  {'schedule/peak/replay':<26} {'old':>7} {'new':>7} {'forgetting':>23} "
-        f"{'adaptation':>23} {'average':>23}  ",
+        f"{'adaptation':>23} {'average':>23}{' spread' if spread else ''}  ".rstrip(),
     ]
     rivals = {rival.name for rival in given.rivals}
     for name in sorted(names, key=lambda name: rows[f"{name}/average"]["value"]):
@@ -345,7 +392,9 @@ def table(what: str, given: Advice) -> list[str]:
             ends = estimate(row["value"], row["low"], row["high"], signed=key != "average")
             cells.append(f"{' '.join(filter(None, ends)):>23}")
         old, new = (rows[f"{name}/{key}"]["value"] for key in ("old", "new"))
-        mark = "recommended" if name == given.choice.name else ""
+        mark = "taken by the rule" if name == given.choice.name else ""
         mark = "not shown to be worse" if name in rivals else mark
+        if spread:
+            cells[-1] += f"{spread.get(name, 0):>7.2f}"
         lines.append(f"  {name:<26} {old:>7.3f} {new:>7.3f} {' '.join(cells)}  {mark}".rstrip())
     return lines

@@ -95,14 +95,15 @@ def _lines(given: Advice, truth: Mapping[str, Candidate], found: Sequence[Row]) 
             f"{key} {getattr(one, key).mean:.3f} -> {getattr(truth[one.name], key).mean:.3f}"
             for key in ("old", "new", "average")
         ]
-        mark = "recommended" if one.name == given.choice.name else ""
+        mark = "taken by the rule" if one.name == given.choice.name else ""
         lines.append(f"    {one.name:<26} {', '.join(cells)}  {mark}".rstrip())
     for key in ("old", "new", "average"):
         row = rows[f"{key}/relative_error"]
         ends = (x if x is None else 100 * x for x in (row["value"], row["low"], row["high"]))
         lines.append(f"    mean error, {key}: {' '.join(filter(None, estimate(*ends)))} %")
-    for key in ("regret", "regret_rule"):
-        row = rows[key]
+    for key, what in (("regret", "the lowest measured"), ("regret_rule", "what it takes of them")):
+        row, name = rows[key], key.replace("_", " by the ")
         ends = " ".join(filter(None, estimate(row["value"], row["low"], row["high"])))
-        lines.append(f"    {key.replace('_', ' by the ')}: {ends}, {row['definition']}")
+        said = f"{ends}, {row['definition']}" if row["value"] else f"none, it is {what}"
+        lines.append(f"    {name}: {said}")
     return lines

@@ -100,6 +100,7 @@ def question(spec: Spec, base_run: str = "") -> Question:
         "baselines": (),
         "splits": 0,
         "side_seeds": 0,
+        "side_shifts": (),
     }
     if base_run:
         base = _read_run(base_run)
@@ -220,6 +221,14 @@ def prepare(asked: Question, stage: Stage, folder: RunFolder | None = None) -> p
         spec.data, tokenizer, steps=spec.train.steps, lineage=parts.lineage, data=data
     )
     return probed.Prepared(parts, tokenizer, plan, (), (), None, np.zeros(0, int))
+
+
+def learn(asked: Question, stage: Stage, folder: RunFolder, command: str) -> None:
+    """Trains a stage to its end; resumes what is there, and opens nothing of what is complete."""
+    ends = (folder.spec, folder.metrics, folder.checkpoints / str(stage.spec.train.steps))
+    complete = all(path.exists() for path in ends)
+    if not complete or read_spec(folder.spec)["spec"] != specs.to_json(stage.spec):
+        probed.learn(prepare(asked, stage, folder), folder, command)
 
 
 def reordered(data: OpenData, seed: int) -> OpenData:

@@ -10,6 +10,7 @@ What a longer stage will lose and learn is foretold by laws (`lengthened`), and 
 were is told by longer runs alone (`compare`).
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,11 +18,12 @@ import numpy as np
 from scipy import stats
 
 from llm_dynamics.continual.curve_fit import CurveFit
+from llm_dynamics.continual.curve_law import Curve
 from llm_dynamics.continual.measures import DEFINITIONS, NATS
 from llm_dynamics.continual.replay_law import fit_replay
 from llm_dynamics.continual.robust_fit import check_losses, check_share
 from llm_dynamics.errors import UserError
-from llm_dynamics.results import Row, verdict
+from llm_dynamics.results import Interval, Row, interval_row, verdict
 from llm_dynamics.seeds import PerSeed, seed_row
 
 AVERAGE = "average"  # of the losses on the old and the new data, as low as can be
@@ -29,7 +31,8 @@ ADAPTATION = "adaptation"  # loss on the new data as low as can be, forgetting w
 OBJECTIVES = (AVERAGE, ADAPTATION)
 WITHIN = 0.01  # of the lowest loss, given away for replaying less
 _LEVEL = 0.95
-FORETOLD = "as measured in the short stage, and what the law of the curve adds"
+FORETOLD = "as measured in the short stage, and what laws of the curve add"
+_ALIKE = 1.5  # times the least error is about as well
 _PARTS = {
     "old": "loss on the old data after the stage",
     "new": "loss on the new data after the stage",
@@ -72,6 +75,7 @@ class Candidate:
       schedule, peak, share: the choice.
       old, new: losses per seed.
       source: "measured", or the law that they are from.
+      spread: between laws that could be right, of the average loss; 0 = not from several.
     """
 
     schedule: str
@@ -80,6 +84,7 @@ class Candidate:
     old: PerSeed
     new: PerSeed
     source: str = "measured"
+    spread: float = 0.0
 
     @property
     def name(self) -> str:
@@ -182,21 +187,35 @@ def between_shares(trials: Iterable[Trial], shares: Sequence[float]) -> list[Can
     return found
 
 
+def alike(fits: Sequence[CurveFit], curves: Sequence[Curve]) -> list[CurveFit]:
+    """The laws that describe some curves about as well as the best of them does.
+
+    Which of them describes a short stage best says little about which foretells a longer one.
+
+    Args:
+      fits: of one data set.
+      curves: of second stages alone.
+    """
+    errors = [np.mean([fit.relative_error(curve) for curve in curves]) for fit in fits]
+    return [f for f, error in zip(fits, errors, strict=True) if error <= _ALIKE * min(errors)]
+
+
 def lengthened(
     trials: Iterable[Trial],
-    fits: Mapping[int, tuple[CurveFit, CurveFit]],
+    fits: Mapping[int, tuple[Sequence[CurveFit], Sequence[CurveFit]]],
     short: Mapping[tuple[str, float, float], np.ndarray],
     whole: Mapping[tuple[str, float, float], np.ndarray],
     start: int,
 ) -> list[Candidate]:
-    """What the choices of a sweep come to in longer stages: as measured, and what the law adds.
+    """What the choices of a sweep come to in longer stages: as measured, and what laws add.
 
     A law that misses a peak or a share misses it at the end of the short stage and of the long one
-    alike, so only the difference between the two is taken from it.
+    alike, so only the difference between the two is taken from it. Of several laws the mean counts:
+    a median would take one choice from one law and the next from another, and not order them.
 
     Args:
       trials: final losses of the short stages.
-      fits: seed -> fits of the old and of the new set to curves of that seed alone.
+      fits: seed -> laws of the old and of the new set, fitted to curves of that seed alone.
       short: schedule, peak and share -> learning rates of every step of both stages, as run.
       whole: the same with the longer second stage.
       start: steps of the first stage.
@@ -211,11 +230,12 @@ def lengthened(
 
     found = []
     for one in measured(trials):
-        old, new = (
-            PerSeed({s: loss + added(fits[s][z], one) for s, loss in losses.values.items()})
-            for z, losses in enumerate((one.old, one.new))
-        )
-        found.append(Candidate(one.schedule, one.peak, one.share, old, new, FORETOLD))
+        sets, spread = [], 0.0
+        for z, losses in enumerate((one.old, one.new)):
+            ways = {s: [added(fit, one) for fit in fits[s][z]] for s in losses.values}
+            sets.append(PerSeed({s: v + float(np.mean(ways[s])) for s, v in losses.values.items()}))
+            spread += float(np.mean([np.ptp(way) for way in ways.values()])) / 2
+        found.append(Candidate(one.schedule, one.peak, one.share, *sets, FORETOLD, spread))
     return found
 
 
@@ -381,6 +401,11 @@ def _rows_of(one: Candidate, base: PerSeed | None, base_new: PerSeed | None) -> 
         if before is not None:
             found = after - before
             rows.append(seed_row(f"{one.name}/{key}", found, NATS, DEFINITIONS[key], one.source))
+    if one.spread:
+        words = "largest average loss foretold by laws that fit about as well, less the smallest"
+        note = "mean over seeds; no interval of it"
+        found = Interval(one.spread, math.nan, math.nan)
+        rows.append(interval_row(f"{one.name}/spread", found, NATS, one.old.n, words, note))
     return rows
 
 

@@ -167,15 +167,15 @@ def test_every_candidate_has_forgetting_and_adaptation():
 class _OffByShare:
     """A law that is right about time and rates, and wrong about replay."""
 
-    def __init__(self, which):
-        self._which = which
+    def __init__(self, which, slope=1.0):
+        self._which, self._slope = which, slope
 
     def predict(self, rates_T, start, steps_S, replay):
         assert start == 300 and list(steps_S) == [len(rates_T)]
         after = len(rates_T) - start
-        return Interval(
-            np.array([_after(rates_T[start], replay, after, self._which) + 3 * replay]), None, None
-        )
+        known = _after(rates_T[start], replay, 50, self._which)
+        more = self._slope * (_after(rates_T[start], replay, after, self._which) - known)
+        return Interval(np.array([known + more + 3 * replay]), None, None)
 
 
 def _after(peak, share, steps, which):
@@ -191,7 +191,11 @@ def test_longer_stages_take_from_the_law_what_it_adds_alone():
         for x in SHARES
         for seed in (0, 1)
     ]
-    fits = {seed: (_OffByShare("old"), _OffByShare("new")) for seed in (0, 1)}
+    slopes = (0.5, 1.0, 1.5)
+    fits = {
+        seed: tuple([_OffByShare(which, slope) for slope in slopes] for which in ("old", "new"))
+        for seed in (0, 1)
+    }
     short, whole = (
         {
             ("linear", p, x): np.concatenate([np.full(300, 1e-2), np.full(n, p)])
@@ -208,6 +212,20 @@ def test_longer_stages_take_from_the_law_what_it_adds_alone():
             right = _after(one.peak, one.share, 200, which)
             for seed, value in getattr(one, which).values.items():
                 assert value == pytest.approx(right + seed)
+        # The old loss rises by 0.1 log 4 and the new one falls by twice that.
+        assert one.spread == pytest.approx(0.15 * np.log(4))
+
+
+def test_laws_that_fit_about_as_well_are_alike():
+    class Off:
+        def __init__(self, error):
+            self.error = error
+
+        def relative_error(self, curve):
+            return self.error * curve
+
+    laws = [Off(error) for error in (0.01, 0.014, 0.016, 0.1)]
+    assert advice.alike(laws, [1, 2]) == laws[:2]
 
 
 def test_predictions_are_compared_with_longer_runs():

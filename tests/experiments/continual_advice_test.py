@@ -44,13 +44,14 @@ def _eq8(at, share):
 def _saturating(at, share):
     """Forgetting that a little replay mends, and learning that it hardly disturbs.
 
-    The first by a power of 1 + 150 share, the second by a power of what is new that no law here
-    has, as it scales what is learned.
+    The first by a power of 1 + 40 share, much as small runs have it, the second by a power of what
+    is new that no law here has, as it scales what is learned.
     """
-    old = evaluate(CURVE | {"L0": 3.0, "B": 6.0, "E": 30.0}, at, 0.0, "old")
-    still = evaluate(CURVE | {"L0": 3.0, "B": 0.0, "E": 30.0}, at, 0.0, "old")
-    new = evaluate(CURVE | {"L0": 7.0, "B": -6.0 * (1 - share) ** 0.1, "E": 60.0}, at, 0.0, "new")
-    return [still + (old - still) * (1 + 150 * share) ** -0.6, new]
+    curve = {"L0": 1.0, "A": 3.6, "alpha": 0.13, "C1": 2.0, "C2": 10.0, "E": 60.0, "beta": 1.6}
+    mended = (1 + 40 * share) ** -0.8
+    old = evaluate(curve | {"B": 1.8 * mended}, at, 0.0, "old")
+    more = {"L0": 7.0, "B": -6.0 * (1 - share) ** 0.1, "beta": 0.4}
+    return [old, evaluate(CURVE | {"E": 60.0} | more, at, 0.0, "new")]
 
 
 def _losses(law, rates_T, start, steps_S, share):
@@ -84,7 +85,7 @@ def _rates(run):
 @pytest.fixture(scope="module")
 def asked():
     laptop = dataclasses.replace(
-        continual_stages.laptop(), shifts=("strong=wiktionary_de",), steps=80
+        continual_stages.laptop(), shifts=("strong=wiktionary_de",), steps=120
     )
     return lib.question(laptop)
 
@@ -95,7 +96,7 @@ def asked():
 def test_the_sweep_is_short_and_holds_peaks_shares_and_schedules(asked):
     runs = continual_sweep.planned(asked, Path("W"))
     second = [s for s in runs if s.shift and not s.seed]
-    assert {s.spec.train.steps for s in second} == {20}
+    assert {s.spec.train.steps for s in second} == {30}
     # All shares at one peak; two other peaks and the floor at 5 and 25 %.
     assert len({s.variant for s in second}) == 5 + 2 * 3
     crossed = {s.share for s in second if s.spec.optim.schedule.peak == pytest.approx(6e-3)}
@@ -137,12 +138,16 @@ def test_a_budget_of_tokens_is_that_of_the_second_stage(asked):
         specs.override(asked, {"tokens": "100"})
 
 
+def test_laws_remember_no_longer_than_a_short_stage():
+    assert lib.memories(2) == [0.5] and lib.memories(30) == [0.5, 0.9, 0.97]
+    assert lib.memories(1000)[-1] == 0.999
+
+
 # ---- predictions ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("law", [_eq8])
-def test_whole_stages_are_foretold(asked, law, monkeypatch):
-    monkeypatch.setattr(lib, "DECAYS", (DECAY,))  # each takes as long again
+@pytest.mark.parametrize("law", [_eq8, _saturating])
+def test_whole_stages_are_foretold(asked, law):
     arms, settings, first_T = _arms(asked, law)
     found = lib.answer(asked, arms, settings)
     assert found.why == "" and len(found.foretold.candidates) == 11
@@ -154,18 +159,28 @@ def test_whole_stages_are_foretold(asked, law, monkeypatch):
     true = {}
     for one in found.foretold.candidates:
         rates_T = np.append(first_T, _rates(whole[one.schedule, one.peak, one.share].spec))
-        assert len(rates_T) == 240 + 80
+        assert len(rates_T) == 240 + 120
         old, new = _losses(law, rates_T, 240, [len(rates_T)], one.share)[0]
         true[one.name] = (old + new) / 2
-        assert one.old.mean == pytest.approx(old, rel=0.01)
+        assert one.old.mean == pytest.approx(old, rel=0.04)
         assert one.new.mean == pytest.approx(new, rel=0.04)
+        if one is found.foretold.choice:
+            assert one.old.mean == pytest.approx(old, rel=0.01)
+            assert one.new.mean == pytest.approx(new, rel=0.02)
     choice = found.foretold.choice
     assert true[choice.name] <= 1.015 * min(true.values())
     assert choice.average.mean == pytest.approx(true[choice.name], rel=0.01)
-    lines = "\n".join(lib.say(asked, "strong", found, arms))
-    share, tokens = choice.share, 80 * 16 * 128
+    # Between the shares that were run, too.
+    inner = lib.between(asked, found.foretold)
+    assert inner.share not in asked.replay and inner.peak == pytest.approx(3e-3)
+    at = np.append(first_T, _rates(whole["rewarm", inner.peak, 0.05].spec))
+    old, new = _losses(law, at, 240, [len(at)], inner.share)[0]
+    assert inner.average.mean == pytest.approx((old + new) / 2, rel=0.01)
+    lines = "\n".join(lib.say(asked, "strong", found))
+    assert f"has the rule take {inner.share:.1%}" in lines
+    share, tokens = choice.share, 120 * 16 * 128
     assert f"replayed: {share:.0%} = {share * tokens:,.0f} tokens" in lines
-    assert "what the law of the curve adds" in lines and "1 seed)" in lines
+    assert "what laws of the curve add" in lines and "1 seed)" in lines
     for one in found.foretold.candidates:
         assert lines.count(one.name) >= 2  # foretold and measured
     assert "forgetting" in lines and "adaptation" in lines
@@ -194,7 +209,7 @@ def test_without_a_law_what_was_measured_is_advised(asked):
         sparse[name] = Arm(("old", "strong"), runs, {0: dataclasses.replace(before, **last)})
     found = lib.answer(asked, sparse, settings)
     assert found.foretold is None and "recorded losses" in found.why
-    lines = "\n".join(lib.say(asked, "strong", found, sparse))
+    lines = "\n".join(lib.say(asked, "strong", found))
     assert "nothing is foretold" in lines and found.last is found.measured
 
 
@@ -304,7 +319,7 @@ def test_advice_about_the_users_run_and_its_check(own):
     assert f"start: step 6 of {root / 'base'}" in dry and "rule:" in dry
     assert not (root / "advice").exists()
     lines = "\n".join(lib.run(asked, root / "advice", "test"))
-    assert "recommended" in lines and "mine: " in lines
+    assert "taken by the rule" in lines and "mine: " in lines
     log = read(root / "advice/runs/mine-rewarm-replay-0.25-seed1/metrics.jsonl")
     rows = {row["name"]: row for row in json.loads((root / "advice/results.json").read_text())}
     forgot = rows["mine/sweep/rewarm/0.01/0.25/forgetting"]
