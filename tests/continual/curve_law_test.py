@@ -193,6 +193,21 @@ def test_form_of_replay_is_chosen_by_held_out_shares(which, replay, form):
     assert other.form != form and other.form_errors == {} and other.cost > found.cost
 
 
+def test_errors_of_a_form_are_those_of_shares_it_was_not_fitted_to():
+    curves = _sweep((0.0, 0.01, 0.05, 0.25, 0.5), SATURATING, noise=5e-4)
+    found = fit_curves(curves, "old", (DECAY,), resamples=0)
+    errors = []
+    for share in (0.01, 0.05, 0.25):
+        others = [curve for curve in curves if curve.replay != share]
+        law = fit_curves(others, "old", (DECAY,), resamples=0, form=EQ8)
+        (held,) = (curve for curve in curves if curve.replay == share)
+        late_S = STEPS > FIRST
+        predicted_S = law.predict(held.rates_T, FIRST, STEPS[late_S], share).value
+        errors.append(mean_relative_error(predicted_S, held.losses_S[late_S]))
+    assert found.form_errors[EQ8][0] == pytest.approx(np.mean(errors), rel=0.05)
+    assert found.form_errors[EQ8][0] > 2 * found.form_errors[POWER][0]
+
+
 def test_few_shares_leave_the_form_at_the_power():
     found = fit_curves(_sweep((0.0, 0.05, 0.5), SATURATING), "old", (DECAY,), resamples=0)
     assert found.form == POWER and found.form_errors == {}
