@@ -76,6 +76,22 @@ PATTERNS: Mapping[str, Callable[[int, int], np.ndarray]] = {
 IDENTITY = "identity"  # copies that add nothing to the stream
 
 
+def added(pattern: str, old: int, new: int) -> np.ndarray:
+    """Which layers of the target a pattern added, N: without a source, or with one met below.
+
+    Those that are left are the source, in its order.
+
+    Raises:
+      UserError: an unknown pattern, or one that does not fit the sizes.
+    """
+    if old == new:
+        return np.zeros(new, bool)
+    index = _indices(pattern, old, new)
+    first = np.zeros(new, bool)
+    first[np.unique(index, return_index=True)[1]] = True
+    return ~first | (index < 0)
+
+
 def blends(pattern: str, source: Graph, target: Graph) -> dict[str, np.ndarray]:
     """The blend of every module of a pattern, for `operator.Term.depth`.
 
@@ -88,15 +104,21 @@ def blends(pattern: str, source: Graph, target: Graph) -> dict[str, np.ndarray]:
     old, new = source.layers, target.layers
     if old == new:
         return {"": one_hot(np.arange(old), old)}
-    if pattern != IDENTITY:
-        if pattern not in PATTERNS:
-            known = (*PATTERNS, IDENTITY)
-            raise UserError(f"unknown depth {pattern!r}; {nearest(pattern, known)}")
-        return {"": one_hot(PATTERNS[pattern](old, new), old)}
-    index = interpolate(old, new)
-    copies = np.concatenate([[False], index[1:] == index[:-1]])
+    index = _indices(pattern, old, new)
     found = {"": one_hot(index, old)}
+    if pattern != IDENTITY:
+        return found
+    copies = added(pattern, old, new)
     for param in source.params.values():
         if param.layered and param.writes == (STREAM,) and param.kind in ("weight", "bias"):
             found[param.path] = one_hot(np.where(copies, -1, index), old)
     return found
+
+
+def _indices(pattern: str, old: int, new: int) -> np.ndarray:
+    if pattern == IDENTITY:
+        return interpolate(old, new)
+    if pattern not in PATTERNS:
+        known = (*PATTERNS, IDENTITY)
+        raise UserError(f"unknown depth {pattern!r}; {nearest(pattern, known)}")
+    return PATTERNS[pattern](old, new)

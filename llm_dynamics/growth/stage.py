@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from llm_dynamics import files
 from llm_dynamics import spec as specs
 from llm_dynamics.batch import Batch
 from llm_dynamics.errors import UserError
-from llm_dynamics.growth import apply, axes, checks, cost, ligo, moments, presets, traits
+from llm_dynamics.growth import apply, axes, checks, cost, frozen, ligo, moments, presets, traits
 from llm_dynamics.growth.learn import LearnConfig, fit
 from llm_dynamics.growth.ligo import LigoConfig
 from llm_dynamics.growth.operator import Operator
@@ -22,7 +22,7 @@ from llm_dynamics.model import sharding, size
 from llm_dynamics.model.config import ModelConfig
 from llm_dynamics.model.decoder import Decoder
 from llm_dynamics.model.loss import training_loss
-from llm_dynamics.optim.multipliers import make_grown_optimizer
+from llm_dynamics.optim.multipliers import freeze, make_grown_optimizer
 from llm_dynamics.optim.optimizer import make_optimizer
 from llm_dynamics.spec import nearest, to_json
 from llm_dynamics.train.config import RunSpec
@@ -31,6 +31,13 @@ _log = logging.getLogger(__name__)
 
 LEARNED = "ligo"
 RECORD = "growth.json"  # in the folder of a grown run
+# Operators of which a name says more than how width and depth grow.
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    # Wu et al. (2024): layers that add nothing in between, and they alone train.
+    "llama_pro": {"depth": "identity", "frozen": 1.0, "trained": "added"},
+    # Yang et al. (2020): layers on top, which train with the head before all do.
+    "mslt": {"depth": "top", "frozen": 0.5, "trained": "added+head"},
+}
 # What of a model may differ between source and target: its sizes, and how it is computed.
 _SIZES = (
     "vocab_size", "width", "num_layers", "num_heads", "num_kv_heads", "head_dim", "mlp_width",
@@ -41,10 +48,13 @@ _COMPUTATION = ("compute_dtype", "attention", "remat", "scan_unroll", "loss_chun
 
 @dataclasses.dataclass(frozen=True)
 class GrowthConfig:
-    """How a source becomes the target.
+    """How a source becomes the target, and how training begins.
+
+    What is held while `frozen` lasts is computed all the same, gradients too, so a run is charged
+    in full for it.
 
     Raises:
-      UserError: an unknown operator.
+      UserError: an unknown operator, or a part of a run that is none.
     """
 
     width: str = "zero_pad"  # one of presets.WIDTHS, or "ligo" for both
@@ -53,6 +63,8 @@ class GrowthConfig:
     learn: LearnConfig = dataclasses.field(default_factory=LearnConfig)
     moments: str = "reset"  # one of moments.POLICIES, what becomes of the optimizer's
     rates: str = "hold"  # "hold" learning rates, or "scale" them with the entries (moments "scale")
+    frozen: float = 0.0  # part of the updates in which what is not `trained` is held; 1 = in all
+    trained: str = "added"  # one of frozen.TRAINED
     exact: bool = False  # refuse an operator that changes the function
     seed: int = 0  # of what is drawn or selected
 
@@ -78,10 +90,26 @@ class GrowthConfig:
                 f"growth.moments=scale and no learned operator, got {self.moments!r} and "
                 f"{self.width!r}"
             )
+        if self.trained not in frozen.TRAINED:
+            raise UserError(
+                f"unknown growth.trained {self.trained!r}; {nearest(self.trained, frozen.TRAINED)}"
+            )
+        if not 0 <= self.frozen <= 1:
+            raise UserError(
+                f"expected growth.frozen of 0 to 1, a part of the updates, got {self.frozen}"
+            )
+        if self.frozen and self.width == LEARNED:
+            raise UserError(
+                "growth.frozen holds what came out of the source, and of a learned operator's "
+                "target everything did; set growth.frozen=0"
+            )
 
     @property
     def name(self) -> str:
         """Of the operator."""
+        for name, recipe in RECIPES.items():
+            if all(getattr(self, key) == value for key, value in recipe.items()):
+                return name
         return f"ligo-{self.ligo}" if self.width == LEARNED else f"{self.width}+{self.depth}"
 
 
@@ -136,17 +164,33 @@ class Growth:
             return
         operator = presets.make(pair, self.config.width, self.config.depth)
         moments.check_policy(operator, pair.source, pair.target, self.config.moments)
+        if self.config.frozen:
+            frozen.held(pair, self.config.depth, self.config.trained)
+            if not _part(self.config.frozen, spec):
+                raise UserError(
+                    f"growth.frozen={self.config.frozen:g} of {spec.train.steps} updates holds "
+                    "none; raise it, or set it to 0"
+                )
         if self.config.exact:
             presets.require_exact(operator)
 
     def optimizer(self, spec: RunSpec, schedule: optax.Schedule) -> optax.GradientTransformation:
-        """AdamW, with rates and decays of its own for grown entries where `rates` is "scale"."""
-        if self.config.rates == "hold":
+        """AdamW, with rates and decays of its own for grown entries where `rates` is "scale".
+
+        The state is that of `make_optimizer`, whatever is held.
+        """
+        config = self.config
+        if config.rates == "hold" and not config.frozen:
             return make_optimizer(spec.optim, schedule)
-        pair = pair_of(self.source, spec.model, self.config.seed)
-        operator = presets.make(pair, self.config.width, self.config.depth)
-        factors = moments.multipliers(operator, pair.source, pair.target, pair.traits.head_norm)
-        return make_grown_optimizer(spec.optim, schedule, factors)
+        pair, factors = pair_of(self.source, spec.model, config.seed), None
+        if config.rates == "scale":
+            operator = presets.make(pair, config.width, config.depth)
+            factors = moments.multipliers(operator, pair.source, pair.target, pair.traits.head_norm)
+        optimizer = make_grown_optimizer(spec.optim, schedule, factors)
+        if not config.frozen:
+            return optimizer
+        mask = frozen.held(pair, config.depth, config.trained)
+        return freeze(optimizer, mask, _part(config.frozen, spec))
 
     def apply(
         self, params: Any, opt_state: Any, source: ModelConfig, spec: RunSpec
@@ -253,11 +297,11 @@ def pair_of(source: ModelConfig, target: ModelConfig, seed: int = 0) -> Pair:
 
 
 def named(operator: str, **more: Any) -> GrowthConfig:
-    """The growth of an operator's name: WIDTH, WIDTH+DEPTH or ligo-PRESET.
+    """The growth of an operator's name: WIDTH, WIDTH+DEPTH, ligo-PRESET or one of RECIPES.
 
     Args:
       operator: the name.
-      **more: other fields of the configuration.
+      **more: other fields of the configuration, or other values of a recipe's.
 
     Raises:
       UserError: an unknown one.
@@ -265,6 +309,8 @@ def named(operator: str, **more: Any) -> GrowthConfig:
     prefix = f"{LEARNED}-"
     if operator.startswith(prefix):
         return GrowthConfig(LEARNED, ligo=operator.removeprefix(prefix), **more)
+    if operator in RECIPES:
+        return GrowthConfig(**{**RECIPES[operator], **more})
     width, _, depth = operator.partition("+")
     return GrowthConfig(width, depth or "stack", **more)
 
@@ -280,3 +326,8 @@ def fitting(source: ModelConfig, target: ModelConfig, config: GrowthConfig) -> M
         return dataclasses.replace(target, norm_eps=source.norm_eps)
     eps = presets.make(pair_of(source, target, config.seed), config.width, config.depth).eps
     return dataclasses.replace(target, norm_eps=source.norm_eps if eps is None else eps)
+
+
+def _part(part: float, spec: RunSpec) -> int:
+    """A part of a run's updates as their number."""
+    return round(part * spec.train.steps)

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 from llm_dynamics.errors import UserError
+from llm_dynamics.optim import carried
 from llm_dynamics.optim.optimizer import OptimConfig, decay_mask
 
 REWARM_RATIO = 1.3  # rho of SPARKLING: peak of the new entries' rate over the rate at growth
@@ -121,7 +122,9 @@ def rewarmed(
     return rate
 
 
-def freeze(inner: optax.GradientTransformation, frozen: Any) -> optax.GradientTransformation:
+def freeze(
+    inner: optax.GradientTransformation, frozen: Any, until: int | None = None
+) -> optax.GradientTransformation:
     """`inner` with entries that it neither changes nor remembers.
 
     Their gradients count as 0 (in the clipped norm, too), their updates are 0, weight decay
@@ -130,17 +133,31 @@ def freeze(inner: optax.GradientTransformation, frozen: Any) -> optax.GradientTr
     still computed.
 
     Args:
-      inner: any optimizer.
+      inner: any optimizer; with `until`, one that ends in a schedule, like `make_optimizer`'s.
       frozen: tree of bool like the parameters, leaves as those of multipliers.
+      until: updates, by the schedule's count, after which nothing is frozen any more; None = it
+        stays so. A moment of 0 beside a count that went on makes the first update of a thawed entry
+        (1 - b1) / sqrt(1 - b2) learning rates long.
     """
 
-    def zero_frozen(updates):
-        return jax.tree.map(lambda m, u: jnp.where(m, jnp.zeros((), u.dtype), u), frozen, updates)
+    def now(state):
+        if until is None:
+            return frozen
+        # Not Adam's count, which may have been taken over from another run.
+        count = optax.tree_utils.tree_get(
+            state, "count", filtering=carried.of("ScaleByScheduleState")
+        )
+        return jax.tree.map(lambda m: jnp.logical_and(m, count < until), frozen)
 
     def update(updates, state, params=None):
+        mask = now(state)
+
+        def zero_frozen(tree):
+            return jax.tree.map(lambda m, u: jnp.where(m, jnp.zeros((), u.dtype), u), mask, tree)
+
         moved, new_state = inner.update(zero_frozen(updates), state, params)
         keep = optax.tree_utils.tree_map_params(
-            inner, lambda _, m: m, state, frozen, transform_non_params=lambda _: False
+            inner, lambda _, m: m, state, mask, transform_non_params=lambda _: False
         )
         kept = jax.tree.map(
             lambda m, old, new: new if m is False else jnp.where(m, old, new),

@@ -35,3 +35,23 @@ class PatternTest(parameterized.TestCase):
         silent = blends["layers/attention/out/kernel"]
         np.testing.assert_array_equal(silent.sum(axis=1), [1, 0, 1, 0, 1, 0])
         self.assertNotIn("layers/attention/query/kernel", blends)
+
+    @parameterized.parameters(
+        ("stack", [3, 4, 5, 6]),
+        ("interpolate", [1, 2, 4, 6]),
+        ("identity", [1, 2, 4, 6]),
+        ("middle", [2, 3, 4, 5]),
+        ("top", [3, 4, 5, 6]),
+        ("append", [3, 4, 5, 6]),
+    )
+    def test_what_is_added(self, name, expected):
+        found = depth.added(name, 3, 7)
+        np.testing.assert_array_equal(np.flatnonzero(found), expected)
+
+    @parameterized.parameters(*depth.PATTERNS, "identity")
+    def test_the_rest_is_the_source_in_order(self, name):
+        small, large = (toys.graph(toys.source(num_layers=n)) for n in (4, 7))
+        index = depth.blends(name, small, large)[""].argmax(axis=1)
+        rest = ~depth.added(name, 4, 7)
+        np.testing.assert_array_equal(index[rest], range(4))
+        self.assertFalse(depth.added(name, 4, 4).any())

@@ -8,6 +8,7 @@ import optax
 from absl.testing import absltest, parameterized
 
 from llm_dynamics.errors import UserError
+from llm_dynamics.optim import carried
 from llm_dynamics.optim import multipliers as lib
 from llm_dynamics.optim.optimizer import OptimConfig, make_optimizer
 from llm_dynamics.optim.schedules import ScheduleConfig, make_schedule
@@ -187,6 +188,19 @@ class FreezeTest(parameterized.TestCase):
         params, state = _run(lib.make_grown_optimizer(CONFIG, SCHEDULE, frozen=mask), 2)
         moved, _ = _run(make_optimizer(CONFIG, SCHEDULE), 1, params, state, first=9)
         self.assertTrue((_kernel(params) != _kernel(moved)).all())
+
+    def test_frozen_until_an_update(self):
+        """Up to there as if frozen for good, from there on as if nothing were."""
+        mask = lib.frozen_layers(_draw(0), [0], ("^embed/",))
+        plain = make_optimizer(CONFIG, SCHEDULE)
+        always, until = lib.freeze(plain, mask), lib.freeze(plain, mask, until=3)
+        params, state = _run(always, 3)
+        found, mine = _run(until, 3)
+        chex.assert_trees_all_equal((found, mine), (params, state))
+        # Adam's own count does not matter: it may come from another run.
+        state = optax.tree_utils.tree_set(state, carried.of("ScaleByAdamState"), count=np.int32(9))
+        expected = _run(plain, 2, params, state, first=3)
+        chex.assert_trees_all_equal(_run(until, 2, params, state, first=3), expected)
 
     def test_what_is_not_there_is_refused(self):
         with self.assertRaisesRegex(UserError, "layer 3: expected layers 0 to 2"):
