@@ -16,6 +16,7 @@ from llm_dynamics.model.layers import Axes
 
 LAYERS = "layers"  # the leading axis of scanned parameters
 STREAM = "embed"  # the role of the residual stream
+TRANSFORM = "transform"  # what the tied head of an encoder reads, entry for entry with the stream
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,9 +15,10 @@ from llm_dynamics.batch import Batch
 from llm_dynamics.errors import UserError
 from llm_dynamics.growth.apply import flat
 from llm_dynamics.growth.axes import Graph
-from llm_dynamics.model.decoder import Decoder, Layer
+from llm_dynamics.model.build import Model, layer_of
 from llm_dynamics.model.loss import token_losses, training_loss
 
+_SMALL_RATE = 1e-5
 TOLERANCE = 1e-5  # of a logit in float32, over the largest logit of the source
 
 
@@ -48,7 +49,7 @@ class Preserved:
 
 
 def preserved(
-    source: Decoder, source_params: Any, target: Decoder, target_params: Any, batch: Batch
+    source: Model, source_params: Any, target: Model, target_params: Any, batch: Batch
 ) -> Preserved:
     """Compares both models on a batch."""
     ours, loss = _logits(source, source_params, batch)
@@ -81,7 +82,7 @@ def require_preserved(found: Preserved, name: str) -> None:
         )
 
 
-def without_gradient(model: Decoder, params: Any, batch: Batch, graph: Graph) -> dict[str, float]:
+def without_gradient(model: Model, params: Any, batch: Batch, graph: Graph) -> dict[str, float]:
     """Path -> share of its entries whose gradient is exactly 0 on a batch; none left out.
 
     Rows of tables that the batch does not hold are no fault, so tables are left out.
@@ -121,7 +122,7 @@ def duplicates(params: Any, graph: Graph) -> dict[str, float]:
     return found
 
 
-def activations(model: Decoder, params: Any, batch: Batch) -> dict[str, np.ndarray]:
+def activations(model: Model, params: Any, batch: Batch) -> dict[str, np.ndarray]:
     """Root mean squares along the layers.
 
     Returns:
@@ -137,7 +138,7 @@ def activations(model: Decoder, params: Any, batch: Batch) -> dict[str, np.ndarr
     def rms(x):
         return float(jnp.sqrt(jnp.mean(jnp.square(x.astype(jnp.float32)))))
 
-    layer_fn = jax.jit(lambda w, h: Layer(config).apply({"params": w}, h, mask, angles)[0])
+    layer_fn = jax.jit(lambda w, h: layer_of(config).apply({"params": w}, h, mask, angles)[0])
     stream, update = [rms(h)], []
     for n in range(config.num_layers):
         weights = jax.tree.map(lambda x, n=n: jnp.asarray(x)[n], params["layers"])
@@ -146,6 +147,23 @@ def activations(model: Decoder, params: Any, batch: Batch) -> dict[str, np.ndarr
         stream.append(rms(after))
         h = after
     return {"stream": np.array(stream), "update": np.array(update)}
+
+
+def effective_rate(
+    source: Model, source_params: Any, target: Model, target_params: Any, batch: Batch
+) -> float:
+    """How many times further the target's function moves than the source's at one learning rate.
+
+    Root mean square change of the logits on a batch by a first update of Adam, which moves every
+    entry by the rate against the sign of its gradient; target over source. A rate that is held
+    through the growth counts this many times (k for a tile of k copies, whose parts move alike).
+    The update is small (`_SMALL_RATE`), so that the change is linear in it.
+    """
+    ours, theirs = (
+        _moved(model, params, batch)
+        for model, params in ((source, source_params), (target, target_params))
+    )
+    return theirs / ours if ours else float("inf")
 
 
 def report(found: Preserved, without: Mapping[str, float], copies: Mapping[str, float]) -> dict:
@@ -157,7 +175,7 @@ def report(found: Preserved, without: Mapping[str, float], copies: Mapping[str, 
     }
 
 
-def _logits(model: Decoder, params: Any, batch: Batch) -> tuple[np.ndarray, float]:
+def _logits(model: Model, params: Any, batch: Batch) -> tuple[np.ndarray, float]:
     @jax.jit
     def both(params):
         hidden = model.apply(
@@ -169,6 +187,15 @@ def _logits(model: Decoder, params: Any, batch: Batch) -> tuple[np.ndarray, floa
 
     logits_BxLxV, mean = both(params)
     return np.asarray(logits_BxLxV), float(mean)
+
+
+def _moved(model: Model, params: Any, batch: Batch) -> float:
+    """Root mean square change of logits by one small update."""
+    grads = jax.jit(jax.grad(lambda p: training_loss(model, p, batch)[0]))(params)
+    after = jax.tree.map(lambda p, g: p - _SMALL_RATE * jnp.sign(g), params, grads)
+    mask = np.asarray(batch.mask_BxL, bool)
+    change = (_logits(model, after, batch)[0] - _logits(model, params, batch)[0])[mask]
+    return float(np.sqrt(np.mean(np.square(change, dtype=np.float64))))
 
 
 def _is_table(roles: tuple[str, ...]) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from llm_dynamics.errors import UserError
 from llm_dynamics.growth import depth as depth_lib
 from llm_dynamics.growth import width as width_lib
-from llm_dynamics.growth.axes import STREAM, Graph
+from llm_dynamics.growth.axes import STREAM, TRANSFORM, Graph
 from llm_dynamics.growth.maps import NEW, Gather, Mix, both, pad, tile
 from llm_dynamics.growth.operator import Lift, Operator, Term, check
 from llm_dynamics.growth.traits import Traits
@@ -51,6 +51,7 @@ class Width:
     # Which entries of the target's roles belong to each of several terms; () = one term.
     parts: tuple[Mapping[str, np.ndarray], ...] = ()
     shift: bool = False  # the second part is of the layer above
+    masked: bool = False  # new entries and layers fade in, see `masks`
 
 
 def make(pair: Pair, width: str, depth: str) -> Operator:
@@ -65,7 +66,9 @@ def make(pair: Pair, width: str, depth: str) -> Operator:
     found = WIDTHS[width](pair)
     lifts = dict(found.lifts) | width_lib.others(pair.source, pair.target, found.lifts)
     blends = depth_lib.blends(depth, pair.source, pair.target)
-    broken = (*found.broken, *_broken(pair, depth), *_wrong_eps(pair, found.eps))
+    fading = found.masked and pair.traits.before
+    layers = () if fading else _broken(pair, depth)
+    broken = (*found.broken, *layers, *_wrong_eps(pair, found.eps))
     return Operator(
         name=f"{width}+{depth}",
         terms=_terms(lifts, blends, found, pair.source),
@@ -95,14 +98,7 @@ def require_exact(operator: Operator) -> None:
 
 def _zero_pad(pair: Pair) -> Width:
     """New dimensions of the stream carry nothing, new heads and units are read by nothing."""
-    return _padded_stream(
-        pair,
-        {
-            **width_lib.heads_padded(pair.source, pair.target),
-            **width_lib.dims_padded(pair.source, pair.target, pair.traits),
-            **_units(pair, width_lib.units_padded),
-        },
-    )
+    return _padded_stream(pair, _padded(pair))
 
 
 def _lemon(pair: Pair) -> Width:
@@ -121,6 +117,8 @@ def _tile(pair: Pair) -> Width:
     old, new = pair.sizes(STREAM)
     times = new // old
     whole = width_lib.stream_tiled(old, times * old)
+    copied = np.where(np.arange(new) < times * old, _cyclic(old, new), NEW)
+    lifts |= _read_by_head(pair, copied)
     broken = _tied_gain(pair) if times > 1 else ()
     head = 1 / times if pair.traits.tied else 1.0
     if times * old == new:
@@ -146,6 +144,7 @@ def _net2net(pair: Pair) -> Width:
         old, new = pair.sizes(STREAM)
         index = _random(pair)(old, new)
         lifts[STREAM] = width_lib.units_copied(index)
+        lifts |= _read_by_head(pair, index)
         broken = ("norms see another mean square where a part of the stream is copied",)
     return Width(lifts, broken=broken)
 
@@ -173,6 +172,27 @@ def _copy(pair: Pair) -> Width:
     return Width(lifts, broken=_if(bool(lifts), "new weights are drawn on both sides"))
 
 
+def _masked(pair: Pair) -> Width:
+    """The source in a corner, everything else drawn and faded in (MSG, Yao et al. 2024).
+
+    Raises:
+      UserError: a stream that grows under norms which masks cannot weight.
+    """
+    lifts, eps, traits = _padded(pair), None, pair.traits
+    if pair.grows(STREAM):
+        if traits.centred or not (traits.gained and traits.before):
+            raise UserError(
+                "width 'masked' weights norms by its mask, which the gains of an RMSNorm before a "
+                "branch can express; the weighted mean of a LayerNorm is no change of parameters. "
+                "Keep the width and grow heads, units or layers, or use 'zero_pad'"
+            )
+        old, new = pair.sizes(STREAM)
+        lifts[STREAM] = width_lib.stream_padded(old, new, traits)
+        eps = traits.eps * old / new
+    drawn = {role: Lift(x.write.unscaled(), x.read.unscaled()) for role, x in lifts.items()}
+    return Width(drawn, eps=eps, masked=True)
+
+
 def _block_diagonal(pair: Pair) -> Width:
     """Whole copies side by side that do not read each other (Shen et al. 2022).
 
@@ -184,7 +204,7 @@ def _block_diagonal(pair: Pair) -> Width:
         return Width({})
     times = {pair.target.sizes[role] / pair.source.sizes[role] for role in grown}
     factor = times.pop()
-    roles = (STREAM, *(r for r in (*width_lib.HEADS, "mlp") if r in pair.source.sizes))
+    roles = (STREAM, *(r for r in (*width_lib.HEADS, "mlp", TRANSFORM) if r in pair.source.sizes))
     if times or factor != int(factor) or set(grown) != set(roles):
         raise UserError(
             "width 'block_diagonal' expects stream, heads and MLP to grow by one whole factor, got "
@@ -243,6 +263,7 @@ WIDTHS: Mapping[str, Callable[[Pair], Width]] = {
     "net2net": _net2net,
     "aki": _aki,
     "copy": _copy,
+    "masked": _masked,
     "block_diagonal": _block_diagonal,
     "rms": _rms,
 }
@@ -269,6 +290,15 @@ def _copies(pair: Pair, select: Callable[[int, int], np.ndarray], uneven: float 
     return lifts
 
 
+def _padded(pair: Pair) -> dict[str, Lift]:
+    """New heads, dimensions and units that nothing reads."""
+    return {
+        **width_lib.heads_padded(pair.source, pair.target),
+        **width_lib.dims_padded(pair.source, pair.target, pair.traits),
+        **_units(pair, width_lib.units_padded),
+    }
+
+
 def _units(pair: Pair, lift: Callable[[int, int], Lift]) -> dict[str, Lift]:
     return {"mlp": lift(*pair.sizes("mlp"))} if pair.grows("mlp") else {}
 
@@ -278,7 +308,21 @@ def _padded_stream(pair: Pair, lifts: Mapping[str, Lift]) -> Width:
         return Width(lifts)
     old, new = pair.sizes(STREAM)
     stream = width_lib.stream_padded(old, new, pair.traits)
-    return _with_gain(pair, {**lifts, STREAM: stream}, old, new)
+    padded = _read_by_head(pair, pad(old, new).index)
+    return _with_gain(pair, {**lifts, **padded, STREAM: stream}, old, new)
+
+
+def _read_by_head(pair: Pair, index: np.ndarray) -> dict[str, Lift]:
+    """An encoder's axis before its head, whose entries the tied head reads one for one.
+
+    Args:
+      pair: source and target.
+      index: which entry of the source's stream each of the target's is.
+    """
+    if not pair.grows(TRANSFORM):
+        return {}
+    entries = Gather(index, np.ones(len(index)))
+    return {TRANSFORM: Lift(entries, entries, zero_written=True)}
 
 
 def _with_gain(pair: Pair, lifts, old: int, new: int, head: float = 1.0, broken=()) -> Width:

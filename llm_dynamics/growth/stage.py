@@ -18,9 +18,9 @@ from llm_dynamics.growth.learn import LearnConfig, fit
 from llm_dynamics.growth.ligo import LigoConfig
 from llm_dynamics.growth.operator import Operator
 from llm_dynamics.growth.presets import Pair
-from llm_dynamics.model import sharding, size
+from llm_dynamics.model import masking, sharding, size
+from llm_dynamics.model.build import Model, build_model
 from llm_dynamics.model.config import ModelConfig
-from llm_dynamics.model.decoder import Decoder
 from llm_dynamics.model.loss import training_loss
 from llm_dynamics.optim.multipliers import freeze, make_grown_optimizer
 from llm_dynamics.optim.optimizer import make_optimizer
@@ -201,7 +201,7 @@ class Growth:
           UserError: an operator that was to preserve the function and did not.
         """
         pair = pair_of(source, spec.model, self.config.seed)
-        small, large = Decoder(source), Decoder(spec.model)
+        small, large = build_model(source), build_model(spec.model)
         sizes = spec.train.mesh
         mesh = sharding.make_mesh(sizes.data, sizes.fsdp, sizes.tensor)
         where = sharding.param_shardings(large, mesh)
@@ -211,7 +211,7 @@ class Growth:
         about: dict[str, Any] = {"operator": self.config.name, "config": to_json(self.config)}
         with sharding.activate(mesh):
             if self.config.width == LEARNED:
-                operator, about["learned"], flops = self._fit(pair, params, large, step_flops)
+                operator, about["learned"], flops = self._fit(pair, params, large, spec, step_flops)
             else:
                 operator = presets.make(pair, self.config.width, self.config.depth)
                 flops = cost.growth_flops(operator, pair.source, pair.target)
@@ -226,7 +226,8 @@ class Growth:
                 )  # fmt: skip
             found = None
             if self.batches is not None:
-                batch = self.batches(0)
+                batch = self._batch(spec)(0)
+                about["effective_rate"] = checks.effective_rate(small, params, large, grown, batch)
                 found = checks.preserved(small, params, large, grown, batch)
                 about |= checks.report(
                     found,
@@ -247,8 +248,13 @@ class Growth:
     def _ligo(self) -> LigoConfig:
         return dataclasses.replace(ligo.PRESETS[self.config.ligo], seed=self.config.seed)
 
+    def _batch(self, spec: RunSpec) -> Callable[[int], Batch]:
+        """t -> the batch, with tokens hidden from an encoder as behind the run's own updates."""
+        hidden, steps = masking.objective(spec.model, spec.seed), spec.train.steps
+        return lambda t: hidden(self.batches(t), steps + t)
+
     def _fit(
-        self, pair: Pair, params: Any, large: Decoder, step_flops: float
+        self, pair: Pair, params: Any, large: Model, spec: RunSpec, step_flops: float
     ) -> tuple[Operator, dict[str, Any], float]:
         if self.batches is None:
             raise ValueError("expected batches to learn an operator from")
@@ -260,7 +266,7 @@ class Growth:
             pair,
             params,
             lambda p, batch: training_loss(large, p, batch)[0],
-            self.batches,
+            self._batch(spec),
             pair.traits.head_norm,
         )
         operator = ligo.operator(config, pair, fitted.learned)
@@ -291,9 +297,8 @@ def pair_of(source: ModelConfig, target: ModelConfig, seed: int = 0) -> Pair:
                 f"{field.name} {theirs!r} -> {ours!r}; give both the same"
             )
     return Pair(
-        graph_of(source), graph_of(target), traits.of_decoder(source), traits.of_decoder(target),
-        seed,
-    )  # fmt: skip
+        graph_of(source), graph_of(target), traits.of_model(source), traits.of_model(target), seed
+    )
 
 
 def named(operator: str, **more: Any) -> GrowthConfig:
@@ -317,7 +322,7 @@ def named(operator: str, **more: Any) -> GrowthConfig:
 
 def graph_of(config: ModelConfig) -> axes.Graph:
     """The axis graph of a model, from shapes alone."""
-    return axes.graph(jax.eval_shape(Decoder(config).new_params, jax.random.key(0)))
+    return axes.graph(jax.eval_shape(build_model(config).new_params, jax.random.key(0)))
 
 
 def fitting(source: ModelConfig, target: ModelConfig, config: GrowthConfig) -> ModelConfig:

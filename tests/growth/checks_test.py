@@ -8,7 +8,7 @@ from absl.testing import absltest
 
 from llm_dynamics.batch import Batch
 from llm_dynamics.errors import UserError
-from llm_dynamics.growth import checks
+from llm_dynamics.growth import checks, presets
 from llm_dynamics.model.decoder import Decoder
 from tests.growth import toys
 
@@ -80,6 +80,17 @@ class ChecksTest(absltest.TestCase):
             value=lambda x: x * np.where(np.arange(64) < 32, 1.5, 0.5)[None, :, None],
         )  # fmt: skip
         self.assertEqual(checks.duplicates(uneven, toys.graph(CONFIG))["mlp"], 0)
+
+    def test_a_rate_counts_as_much_after_no_growth_and_more_for_tiles(self):
+        same = (self.decoder, self.params) * 2
+        self.assertAlmostEqual(checks.effective_rate(*same, _batch()), 1, places=6)
+        large = dataclasses.replace(CONFIG, width=96, num_heads=16, num_kv_heads=4, mlp_width=128)
+        operator = presets.make(toys.pair(CONFIG, large), "tile", "identity")
+        tiled = jax.tree.map(
+            lambda x: x.astype(np.float32), toys.grown(operator, CONFIG, large, self.params)
+        )
+        args = self.decoder, self.params, Decoder(large), tiled
+        self.assertBetween(checks.effective_rate(*args, _batch()), 1.3, 4)
 
     def test_activations(self):
         found = checks.activations(self.decoder, self.params, _batch())

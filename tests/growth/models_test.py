@@ -135,6 +135,22 @@ class EncoderTest(parameterized.TestCase):
         self.assertTrue(operator.exact, operator.broken)
         self.assertLess(error, 1e-5)
 
+    @parameterized.product(changes=({"width": 32}, {"width": 32, **HIDDEN}))
+    def test_whole_tiles_are_exact(self, changes):
+        """Norms of a tiled sum are tiled, and the tied head reads every copy of the transform."""
+        operator, error = _grow("tile", "identity", BERT, changes)
+        self.assertTrue(operator.exact, operator.broken)
+        self.assertLess(error, 1e-5)
+
+    @parameterized.product(
+        width=("zero_pad", "tile", "lemon", "net2net", "aki", "copy", "rms"), size=(24, 32)
+    )
+    def test_every_width_fits(self, width, size):
+        changes = {**EVERYTHING, "width": size, "num_layers": 2}
+        operator, error = _grow(width, "stack", BERT, changes)
+        self.assertEqual(operator.exact, width == "tile" and size == 32)
+        self.assertEqual(error < 1e-5, operator.exact)
+
     @parameterized.parameters("identity", "stack")
     def test_no_depth_is_exact(self, depth):
         """A norm behind a branch that adds nothing norms once more."""
