@@ -3,6 +3,7 @@
     launch/local growth                     one pair of sizes, five operators and scratch
     launch/local growth --preset=smoke      the same on tiny runs, to see that it works
     launch/local growth --preset=desk       three pairs, all operators, three seeds
+    launch/local growth --preset=encoder    an encoder with hidden tokens, six operators
 
 A small model is trained, made larger by every operator, and trained on; beside it, the large model
 is trained from scratch for as much compute as source and grown run together. Facts that were
@@ -25,6 +26,7 @@ from experiments.growth_stages import (
     Spec,
     Stage,
     desk,
+    encoder,
     laptop,
     scratch_steps,
     smoke,
@@ -77,7 +79,7 @@ def ask(spec: Spec, found: Mapping[str, Mapping[str, Grown]]) -> list[Row]:
             words = "loss on held-out text at the end of the run"
             rows.append(seed_row(f"{name}/loss", end, NATS, words, contrast=False))
             if variant != SCRATCH:
-                rows += _at_growth(name, grown) + _facts(name, grown)
+                rows += _at_growth(name, grown) + (_facts(name, grown) if grown.facts else [])
                 rows += _saved(name, dict(arms), variant)
         rows += _ranked(pair, arms, spec.lag or max(1, spec.steps // 10))
     return rows
@@ -268,7 +270,7 @@ def explain(spec: Spec, step: int) -> str:
     return format_explanation(prepare(spec, first).plan.explain(step))
 
 
-PRESETS = {"smoke": smoke, "laptop": laptop, "desk": desk}
+PRESETS = {"smoke": smoke, "laptop": laptop, "desk": desk, "encoder": encoder}
 
 
 if __name__ == "__main__":

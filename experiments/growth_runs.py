@@ -20,20 +20,22 @@ UNITS = ("FLOPs", "FLOPs as published", "tokens", "s")
 
 
 def prepare(spec: Spec, stage: Stage, folder: RunFolder | None = None) -> probed.Prepared:
-    """Opens a run's data; the source's holds the facts, the others are only asked for them."""
-    steps = probe_steps(ProbeConfig(every=spec.around), stage.spec.train.steps)
+    """Opens a run's data; the source's holds the facts, the others are only asked for them.
+
+    An encoder has no next token to ask for, so its runs have neither.
+    """
     growth = None
     if stage.growth:
         record = folder.path / RECORD if folder else None
         growth = Growth(stage.growth, spec.base.model, record)
-    ready = followed.prepare(
-        stage.spec,
-        spec.facts,
-        steps,
-        inject=stage.variant == SMALL,
-        folder=folder,
-        transform=growth,
-    )
+    if spec.asked:
+        steps = probe_steps(ProbeConfig(every=spec.around), stage.spec.train.steps)
+        injected = stage.variant == SMALL
+        ready = followed.prepare(
+            stage.spec, spec.facts, steps, inject=injected, folder=folder, transform=growth
+        )
+    else:
+        ready = probed.prepare(stage.spec, folder, (), np.array([], int), transform=growth)
     if growth:
         # Rows behind those that the run trains on: what fits an operator is not seen twice.
         growth.batches = lambda t: ready.plan.batch(stage.spec.train.steps + t)
@@ -43,7 +45,7 @@ def prepare(spec: Spec, stage: Stage, folder: RunFolder | None = None) -> probed
 def learn(spec: Spec, stage: Stage, path: Path, command: str) -> None:
     """Trains a run to its end; resumes what is there."""
     folder = RunFolder(path)
-    if not probed.is_complete(stage.spec, folder):
+    if not probed.is_complete(stage.spec, folder, spec.asked):
         probed.learn(prepare(spec, stage, folder), folder, command)
 
 
@@ -58,14 +60,16 @@ def read(spec: Spec, planned: Sequence[Stage], workdir: Path) -> dict[str, dict[
         grown = of_pair.setdefault(stage.variant, Grown({}, {}, {}, {}, {}, {}))
         path = workdir / "runs" / stage.name
         grown.costs[stage.seed], grown.losses[stage.seed] = _curve(stage, path)
-        grown.facts[stage.seed] = followed.net(path)
+        if spec.asked:
+            grown.facts[stage.seed] = followed.net(path)
         if stage.growth:
             source = sources[stage.seed]
             grown.records[stage.seed] = json.loads((path / RECORD).read_text())
             grown.sources[stage.seed] = _source_cost(spec, stage, source)
-            steps, values = followed.net(source)
-            until = steps <= small_steps(spec, stage.variant)
-            grown.facts_before[stage.seed] = (steps[until], values[until])
+            if spec.asked:
+                steps, values = followed.net(source)
+                until = steps <= small_steps(spec, stage.variant)
+                grown.facts_before[stage.seed] = (steps[until], values[until])
     return {
         pair: {v: g for v, g in arms.items() if v != SCRATCH} | {SCRATCH: arms[SCRATCH]}
         for pair, arms in found.items()

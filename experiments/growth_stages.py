@@ -21,6 +21,7 @@ from llm_dynamics.train.config import CheckpointConfig, RunSpec, StartConfig, Tr
 SMALL = "small"  # the source
 BRIEF = "brief"  # the source, trained for a part of its steps
 SCRATCH = "scratch"
+_BOTH = "both:width=96/num_layers=8/num_heads=6/mlp_width=384"  # twice as wide and as deep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Spec:
     base: RunSpec  # the small model's run
     facts: FactsConfig  # injected into it
     pairs: tuple[str, ...]  # NAME:key=value/key=value of the large model, over the small one
-    operators: tuple[str, ...]  # WIDTH+DEPTH, ligo-PRESET; WIDTH alone where layers stay
+    operators: tuple[str, ...]  # WIDTH+DEPTH, ligo-PRESET; OPERATOR@PAIR for one pair alone
     steps: int  # of a grown model
     moments: str = "reset"  # of the optimizer, see growth.moments.POLICIES
     learn: LearnConfig = dataclasses.field(default_factory=LearnConfig)
@@ -55,9 +56,19 @@ class Spec:
             raise UserError(f"expected 0 <= brief < 1, a part of the source, got {self.brief}")
         if len(set(self.operators)) < len(self.operators):
             raise UserError(f"expected every operator once, got {', '.join(self.operators)}")
-        self.targets()
-        for operator in self.operators:
+        targets = self.targets()
+        for entry in self.operators:
+            operator, at, pair = entry.partition("@")
             growth_stage.named(operator, moments=self.moments)
+            if at and pair not in targets:
+                raise UserError(
+                    f"operator {entry!r} names no pair; {specs.nearest(pair, tuple(targets))}"
+                )
+
+    @property
+    def asked(self) -> bool:
+        """Whether runs hold facts and are asked for them."""
+        return self.base.model.causal
 
     def targets(self) -> dict[str, ModelConfig]:
         """Pair -> its large model.
@@ -78,6 +89,25 @@ class Spec:
             changes = dict(part.partition("=")[::2] for part in sizes.split("/"))
             found[name] = specs.override(self.base.model, changes)
         return found
+
+    def operators_of(self, pair: str) -> list[str]:
+        """The operators that grow a pair, each once.
+
+        Where the width stays, operators of one depth pattern are the same map, and where the
+        layers stay those of one width pattern are: the first of them stands for all.
+        """
+        small, large = self.base.model, self.targets()[pair]
+        deeper = large.num_layers != small.num_layers
+        alike = dataclasses.replace(large, num_layers=small.num_layers, norm_eps=small.norm_eps)
+        found: dict[tuple[str, str], str] = {}
+        for entry in self.operators:
+            operator, _, only = entry.partition("@")
+            if only not in ("", pair):
+                continue
+            width, plus, depth = operator.partition("+")
+            key = (width * (alike != small), depth * deeper) if plus else (operator, "")
+            found.setdefault(key, operator)
+        return list(found.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,13 +181,13 @@ def smoke() -> Spec:
 
 def laptop() -> Spec:
     """Ends within ten minutes on two cores: one pair, five operators and scratch, two seeds."""
-    base = _base("pocket-0.3m", 300, 16, peak=3e-3, vocabulary=2048, every=10)
+    base = _base("pocket-0.3m", 240, 16, peak=3e-3, vocabulary=2048, every=10)
     return Spec(
         base,
-        _facts(300, 24),
-        ("both:width=96/num_layers=8/num_heads=6/mlp_width=384",),
+        _facts(240, 24),
+        (_BOTH,),
         ("zero_pad+identity", "tile+stack", "net2net+stack", "copy+append", "ligo-shared"),
-        150,
+        120,
         learn=LearnConfig(steps=40, rates=(1e-2,)),
         seeds=2,
     )
@@ -165,25 +195,39 @@ def laptop() -> Spec:
 
 def desk() -> Spec:
     """About an hour and a half on two cores: three pairs, all operators, three seeds."""
-    base = _base("pocket-0.3m", 400, 16, peak=3e-3, vocabulary=2048, every=10)
+    base = _base("pocket-0.3m", 300, 16, peak=3e-3, vocabulary=2048, every=10)
     return Spec(
         base,
-        _facts(400, 24),
-        (
-            "depth:num_layers=8",
-            "width:width=96/num_heads=6/mlp_width=384",
-            "both:width=96/num_layers=8/num_heads=6/mlp_width=384",
-        ),
+        _facts(300, 24),
+        ("depth:num_layers=8", "width:width=96/num_heads=6/mlp_width=384", _BOTH),
         (
             "zero_pad+identity", "lemon+identity", "tile+identity", "tile+stack",
             "tile+interpolate", "zero_pad+middle", "net2net+stack", "aki+stack",
             "block_diagonal+stack", "rms+stack", "copy+append",
             "ligo-shared", "ligo-paper", "ligo-released", "ligo-untied",
         ),
-        200,
-        learn=LearnConfig(steps=100, rates=(1e-3, 1e-2)),
+        150,
+        learn=LearnConfig(steps=50, rates=(1e-3, 1e-2)),
         brief=0.25,
     )  # fmt: skip
+
+
+def encoder() -> Spec:
+    """Half an hour: an encoder that fills in hidden tokens, three seeds; it is asked no facts.
+
+    Nothing but a learned operator or a copy is exact after norms that follow their branches, so
+    `identity` and its like have no part in it.
+    """
+    base = _base("pocket-encoder-0.3m", 300, 16, peak=3e-3, vocabulary=2048, every=10)
+    model = dataclasses.replace(base.model, vocab_size=2049)  # the last id hides tokens
+    return Spec(
+        dataclasses.replace(base, model=model),
+        _facts(300, 24),
+        (_BOTH,),
+        ("tile+stack", "net2net+stack", "aki+stack", "copy+append", "ligo-shared", "ligo-released"),
+        150,
+        learn=LearnConfig(steps=50, rates=(1e-3, 1e-2)),
+    )
 
 
 # ---- parts ---------------------------------------------------------------------------------------
@@ -235,7 +279,7 @@ def _sources(spec: Spec, seed: int) -> list[Stage]:
 
 def _grown(spec: Spec, seed: int, workdir: Path, pair: str, target: ModelConfig) -> list[Stage]:
     found = []
-    for i, operator in enumerate(spec.operators):
+    for i, operator in enumerate(spec.operators_of(pair)):
         growth = growth_stage.named(operator, learn=spec.learn, moments=spec.moments, seed=seed)
         try:
             model = growth_stage.fitting(spec.base.model, target, growth)

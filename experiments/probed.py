@@ -42,7 +42,7 @@ class Prepared:
     plan: Plan
     probes: tuple[Probe, ...]
     encoded: Sequence[EncodedProbe]
-    packed: packing.PackedProbes
+    packed: packing.PackedProbes | None  # None where nothing is asked
     steps: np.ndarray  # at which the probes are scored
 
 
@@ -61,7 +61,7 @@ def prepare(
     Args:
       spec: the run.
       folder: its run folder, where a run that exists recorded what it started from.
-      probes: what is asked.
+      probes: what is asked; none for an encoder, which has no next token.
       steps: sorted steps at which it is asked, in 0 .. spec.train.steps.
       injections: texts put into the rows of the run.
       open_with: opens the sources of `spec.data`.
@@ -75,9 +75,11 @@ def prepare(
     data = open_with(spec.data)
     tokenizer = build_tokenizer(spec.data, data)
     check_vocabulary(tokenizer, spec.model.vocab_size)
-    encoded = encode_all(probes, tokenizer)
+    encoded, packed = encode_all(probes, tokenizer), None
     rows = run_parts.row_devices
-    length = packing.best_length(encoded, spec.data.length, rows)
+    if probes:
+        length = packing.best_length(encoded, spec.data.length, rows)
+        packed = packing.pack(encoded, length, rows)
     return Prepared(
         parts=run_parts,
         tokenizer=tokenizer,
@@ -92,7 +94,7 @@ def prepare(
         ),
         probes=tuple(probes),
         encoded=encoded,
-        packed=packing.pack(encoded, length, rows),
+        packed=packed,
         steps=steps,
     )
 
@@ -131,9 +133,16 @@ def learn(ready: Prepared, folder: RunFolder, command: str, cautions: Sequence[s
     )
 
 
-def is_complete(spec: RunSpec, folder: RunFolder) -> bool:
-    """Whether the folder holds this run, trained to its end: then nothing has to be opened."""
-    files = (folder.spec, folder.metrics, folder.probes, folder.checkpoints / str(spec.train.steps))
+def is_complete(spec: RunSpec, folder: RunFolder, asked: bool = True) -> bool:
+    """Whether the folder holds this run, trained to its end: then nothing has to be opened.
+
+    Args:
+      spec: the run.
+      folder: where it lies.
+      asked: whether it is probed.
+    """
+    files = [folder.spec, folder.metrics, folder.checkpoints / str(spec.train.steps)]
+    files += [folder.probes] if asked else []
     if not all(path.exists() for path in files):
         return False
     return not specs.difference(read_spec(folder.spec)["spec"], specs.to_json(spec))

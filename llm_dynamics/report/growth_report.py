@@ -168,8 +168,9 @@ def _pair(pair: str, study: GrowthStudy) -> Section:
     blocks: list[Any] = [
         operators_table(pair, study),
         growth_figures.losses(pair, study),
-        growth_figures.facts(pair, study),
     ]
+    if any(grown.facts for grown in study.arms[pair].values()):
+        blocks.append(growth_figures.facts(pair, study))
     if (probe := probe_table(pair, study)).rows:
         blocks.append(probe)
     return Section(f"The pair {pair}", tuple(blocks))

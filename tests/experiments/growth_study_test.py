@@ -26,7 +26,8 @@ def test_grown_runs_start_from_the_source_of_their_seed(tmp_path):
     spec = lib.desk()
     found = _stages(spec, tmp_path)
     names = list(found)
-    assert len(names) == len(set(names)) == 3 * (1 + 3 * (len(spec.operators) + 2))
+    arms = sum(len(spec.operators_of(pair)) + 2 for pair in spec.targets())
+    assert len(names) == len(set(names)) == 3 * (1 + arms)
     for stage in found.values():
         start = stage.spec.train.start
         if not stage.growth:
@@ -39,6 +40,21 @@ def test_grown_runs_start_from_the_source_of_their_seed(tmp_path):
         assert stage.growth.seed == stage.seed
     assert found["small-seed0"].spec.train.checkpoint.steps == (100,)
     growth.check(spec, list(found.values()))
+
+
+def test_operators_that_are_one_map_on_a_pair_run_once():
+    spec = dataclasses.replace(
+        lib.smoke(),
+        pairs=("deep:num_layers=4", "wide:width=48/num_heads=6/mlp_width=192", "both:width=48/"
+               "num_layers=4/num_heads=6/mlp_width=192"),
+        operators=("tile+stack", "zero_pad+stack", "tile+interpolate", "ligo-shared",
+                   "copy+append@both"),
+    )  # fmt: skip
+    assert spec.operators_of("deep") == ["tile+stack", "tile+interpolate", "ligo-shared"]
+    assert spec.operators_of("wide") == ["tile+stack", "zero_pad+stack", "ligo-shared"]
+    assert len(spec.operators_of("both")) == 5
+    with pytest.raises(UserError, match="'tile.stack@bth' names no pair; did you mean 'both'"):
+        dataclasses.replace(spec, operators=("tile+stack@bth",))
 
 
 def test_scratch_costs_as_much_as_source_and_grown_run_together(tmp_path):
