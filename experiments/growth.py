@@ -11,6 +11,7 @@ injected into the small model are asked for before, at and after the growth. Eac
 WORKDIR/runs/NAME and can be opened as one; what a growth did is in its growth.json.
 """
 
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -81,7 +82,8 @@ def ask(spec: Spec, found: Mapping[str, Mapping[str, Grown]]) -> list[Row]:
             if variant != SCRATCH:
                 rows += _at_growth(name, grown) + (_facts(name, grown) if grown.facts else [])
                 rows += _saved(name, dict(arms), variant)
-        rows += _ranked(pair, arms, spec.lag or max(1, spec.steps // 10))
+        lag = spec.lag or max(1, spec.steps // 10)
+        rows += _ranked(pair, arms, lag) + _chosen(pair, dict(arms), lag)
     return rows
 
 
@@ -121,6 +123,11 @@ def _at_growth(name: str, grown: Grown) -> list[Row]:
             "duplicate_units", "1",
             "share of units of the feed-forward part that are written and read like another",
             lambda s: grown.records[s]["duplicates"].get("mlp", 0.0),
+        ),
+        row(
+            "effective_rate", "1",
+            "change of the logits by one small update of Adam, over that of the source's",
+            lambda s: grown.records[s]["effective_rate"],
         ),
     ]  # fmt: skip
 
@@ -165,7 +172,7 @@ def _saved(name: str, arms: dict[str, Grown], variant: str) -> list[Row]:
 
 def _ranked(pair: str, arms: Mapping[str, Grown], lag: int) -> list[Row]:
     """How well a short probe ranks operators (LAG: Mallik et al. 2024), and loss at growth."""
-    names = [v for v in arms if v != SCRATCH and not v.startswith(BRIEF)]
+    names = _candidates(arms)
     if len(names) < 3:
         return []
     seeds = arms[names[0]].losses
@@ -192,6 +199,37 @@ def _ranked(pair: str, arms: Mapping[str, Grown], lag: int) -> list[Row]:
         name = f"{pair}/probe/{key}/regret"
         rows.append(seed_row(name, PerSeed(regret), NATS, definition, contrast=False))
     return rows
+
+
+def _chosen(pair: str, arms: dict[str, Grown], lag: int) -> list[Row]:
+    """What is saved by the operator that a probe of a few updates picks, with the probe charged.
+
+    The probe makes every candidate, fits those that are learned, and trains each for `lag` updates;
+    the one with the least loss then goes on from there.
+    """
+    names = _candidates(arms)
+    if len(names) < 2:
+        return []
+    found = {}
+    for name in names:
+        for seed, trial in trials(arms, name, "FLOPs").items():
+            found.setdefault(seed, {})[name] = trial
+    picked = {}
+    for seed, by_name in found.items():
+        best = min(names, key=lambda v: _loss_at(arms[v], seed, lag))
+        others = (
+            trial.operator + lag * arms[name].costs[seed]["FLOPs"][1]
+            for name, trial in by_name.items()
+            if name != best
+        )
+        picked[seed] = dataclasses.replace(by_name[best], probe=sum(others))
+    targets = targets_at(picked)
+    return savings_rows(f"{pair}/probe/chosen/flops", picked, "FLOPs", targets)
+
+
+def _candidates(arms: Mapping[str, Grown]) -> list[str]:
+    """Operators of a whole source."""
+    return [v for v in arms if v != SCRATCH and not v.startswith(BRIEF)]
 
 
 def _loss_at(grown: Grown, seed: int, step: int) -> float:

@@ -35,12 +35,14 @@ _PUBLISHED = (
     "Savings as printed, in FLOPs until the final score from scratch; the source's training is not "
     "charged. A small model can be compared in signs and orders alone."
 )
+_CHOSEN, _SHOWN = "/probe/chosen/", ("100%/alone/saved", "100%/operator/saved", "100%/all/saved")
 # Title of a column, the last words of its row's name, whether it is a share.
 _COLUMNS = (
     ("loss at growth", "loss_at_growth", False),
     ("KL", "kl", False),
     ("same token", "top1_agreement", True),
     ("copies", "duplicate_units", True),
+    ("rate counts", "effective_rate", False),
     ("loss at the end", "loss", False),
     ("saved", "flops/at_100%/alone/saved", True),
     ("saved, all charged", "flops/at_100%/all/saved", True),
@@ -56,6 +58,8 @@ _TERMS = (
      "operator charged, have cost as much as the whole run from scratch; below 0, growth is ahead"),
     ("KL", "mean divergence of the next token from the source's on one batch, nats"),
     ("same token", "share of positions whose most likely token stays"),
+    ("rate counts", "root mean square change of the logits by a first, small update of Adam, over "
+     "the same of the source: so many times a held learning rate counts for the function"),
     ("copies", "share of feed-forward units that are written and read like another: as one unit "
      "they would learn, were it not for noise"),
     ("facts at growth, after", "log-probability of injected facts less that of never-injected ones "
@@ -141,11 +145,16 @@ def operators_table(pair: str, study: GrowthStudy) -> Table:
 def probe_table(pair: str, study: GrowthStudy) -> Table:
     """How well early losses rank the operators."""
     rows = tuple(
-        (row["definition"], _cell(row))
+        (_what(name, row), _cell(row))
         for name, row in study.by_name.items()
-        if name.startswith(f"{pair}/probe/")
+        if name.startswith(f"{pair}/probe/") and (_CHOSEN not in name or name.endswith(_SHOWN))
     )
     return Table("Whether early losses tell which operator ends best", ("what", "value"), rows)
+
+
+def _what(name: str, row: Mapping[str, Any]) -> str:
+    by_probe = "saved by the operator that the second probe picks: "
+    return (by_probe if _CHOSEN in name else "") + row["definition"]
 
 
 def published_table() -> Table:

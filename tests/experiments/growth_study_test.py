@@ -53,7 +53,7 @@ def test_operators_that_are_one_map_on_a_pair_run_once():
     assert spec.operators_of("deep") == ["tile+stack", "tile+interpolate", "ligo-shared"]
     assert spec.operators_of("wide") == ["tile+stack", "zero_pad+stack", "ligo-shared"]
     assert len(spec.operators_of("both")) == 5
-    with pytest.raises(UserError, match="'tile.stack@bth' names no pair; did you mean 'both'"):
+    with pytest.raises(UserError, match=r"'tile\+stack@bth' names no pair; did you mean 'both'"):
         dataclasses.replace(spec, operators=("tile+stack@bth",))
 
 
@@ -129,6 +129,7 @@ def _arm(offset, seeds=(0, 1), grown=True):
             "max_logit_difference": 0.5,
         },
         "duplicates": {"mlp": 1.0},
+        "effective_rate": 2.0,
     }  # fmt: skip
     before = {s: (np.array([0, 9]), np.array([0.0, 1.5])) for s in seeds}
     sources = {s: dict.fromkeys(growth_runs.UNITS, 20.0) for s in seeds}
@@ -155,6 +156,10 @@ def test_what_is_saved_forgotten_and_ranked():
     assert found["both/a/loss_change"]["value"] == pytest.approx(0.3)
     assert found["both/probe/at_growth/rank_correlation"]["value"] == pytest.approx(1)
     assert found["both/probe/at_growth/regret"]["value"] == 0
+    # The probe makes three operators at 5 each and trains two of them 2 updates for nothing.
+    charged = found["both/probe/chosen/flops/at_100%/operator/saved"]
+    assert saved["value"] - charged["value"] == pytest.approx(0.05 + 0.14, abs=0.01)
+    assert found["both/a/effective_rate"]["value"] == 2
     assert all(row["definition"] and row["unit"] for row in found.values())
 
 
