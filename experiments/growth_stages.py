@@ -194,8 +194,8 @@ def laptop() -> Spec:
 
 
 def desk() -> Spec:
-    """About an hour and a half on two cores: three pairs, all operators, three seeds."""
-    base = _base("pocket-0.3m", 300, 16, peak=3e-3, vocabulary=2048, every=10)
+    """About an hour on two cores: three pairs, all operators, three seeds."""
+    base = _base("pocket-0.3m", 300, 8, peak=3e-3, vocabulary=2048, every=10)
     return Spec(
         base,
         _facts(300, 24),
@@ -213,12 +213,12 @@ def desk() -> Spec:
 
 
 def encoder() -> Spec:
-    """Half an hour: an encoder that fills in hidden tokens, three seeds; it is asked no facts.
+    """A quarter of an hour: an encoder that fills in hidden tokens, three seeds; it is asked no facts.
 
     Nothing but a learned operator or a copy is exact after norms that follow their branches, so
     `identity` and its like have no part in it.
     """
-    base = _base("pocket-encoder-0.3m", 300, 16, peak=3e-3, vocabulary=2048, every=10)
+    base = _base("pocket-encoder-0.3m", 300, 8, peak=3e-3, vocabulary=2048, every=10)
     model = dataclasses.replace(base.model, vocab_size=2049)  # the last id hides tokens
     return Spec(
         dataclasses.replace(base, model=model),

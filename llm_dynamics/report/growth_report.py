@@ -138,7 +138,8 @@ def operators_table(pair: str, study: GrowthStudy) -> Table:
             cells.append(_cell(row, 100 if share else 1))
         rows.append((variant, *cells))
     columns = ("operator", *(f"{t}, %" if share else t for t, _, share in _COLUMNS))
-    caption = f"Growth of the pair {pair}: means over {study.seeds} seeds with 95 % intervals"
+    seeds = f"{study.seeds} seed{'s' * (study.seeds > 1)}"
+    caption = f"Growth of the pair {pair}: means over {seeds} with 95 % intervals"
     return Table(caption, columns, tuple(rows), columns[1:], sortable=True)
 
 
