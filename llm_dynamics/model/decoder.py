@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from llm_dynamics.errors import UserError
+from llm_dynamics.model import dropping
 from llm_dynamics.model.attention import Attention, attention_mask
 from llm_dynamics.model.config import ModelConfig
+from llm_dynamics.model.dropping import Kept
 from llm_dynamics.model.layers import Mlp, Norm, pick, rotary_angles, small_std, weight
 
 _REMAT_POLICIES = {
@@ -26,9 +28,13 @@ class Layer(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, h_BxMxD, mask_BxMxM, angles, columns_BxL=None):
-        """The next residual stream, at the columns `columns_BxL` of each row or at all."""
+    def __call__(self, h_BxMxD, mask_BxMxM, angles, kept=None, columns_BxL=None):
+        """The next residual stream, at the columns `columns_BxL` of each row or at all.
+
+        What is not `kept`, a `dropping.LayerKept`, skips the layer; all columns are then computed.
+        """
         config = self.config
+        mask_BxMxM = dropping.visible(mask_BxMxM, kept)
         normed_BxMxD = Norm(config, name="attention_norm")(h_BxMxD)
         h_BxLxD = pick(h_BxMxD, columns_BxL)
         attended_BxLxD = h_BxLxD + Attention(config, name="attention")(
@@ -36,7 +42,8 @@ class Layer(nn.Module):
         )
         mlp_in_BxLxD = h_BxLxD if config.parallel_residual else attended_BxLxD
         normed_BxLxD = Norm(config, name="mlp_norm")(mlp_in_BxLxD)
-        h_BxLxD = attended_BxLxD + Mlp(config, name="mlp")(normed_BxLxD)
+        after_BxLxD = attended_BxLxD + Mlp(config, name="mlp")(normed_BxLxD)
+        h_BxLxD = dropping.mixed(h_BxLxD, after_BxLxD, kept)
         return nn.with_logical_constraint(h_BxLxD, ("batch", "length", None)), None
 
 
@@ -54,35 +61,28 @@ class Decoder(nn.Module):
         self.embed = Table(config.vocab_size, "vocab", config)
         if config.position == "learned":
             self.positions = Table(config.max_length, "positions", config)
-        layer = Layer
-        if config.remat != "none":
-            layer = nn.remat(Layer, policy=_REMAT_POLICIES[config.remat], prevent_cse=False)
-        self.layers = nn.scan(
-            layer,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(nn.broadcast, nn.broadcast),
-            length=config.num_layers,
-            unroll=config.unroll,
-            metadata_params={nn.PARTITION_NAME: "layers"},
-        )(config)
+        self.layers = scanned(Layer, config)
         self.final_norm = Norm(config)
         if not config.tie_embeddings:
             self.unembedding = Head(config, name="unembed")
 
-    def __call__(self, tokens_BxL, segment_ids_BxL=None, positions_BxL=None) -> jax.Array:
+    def __call__(
+        self, tokens_BxL, segment_ids_BxL=None, positions_BxL=None, kept: Kept | None = None
+    ) -> jax.Array:
         """Hidden states after the final norm, B x L x D, in the compute dtype.
 
         Args:
           tokens_BxL: int32 token ids.
           segment_ids_BxL: attention stays within equal ids; None = each row is one segment.
           positions_BxL: position of each token in its document; None = its index in the row.
+          kept: what rows and tokens do not skip; None = they skip nothing.
 
         Raises:
           UserError: rows longer than the table of learned positions.
         """
         h_BxLxD, mask_BxLxM, angles = self.embedded(tokens_BxL, segment_ids_BxL, positions_BxL)
-        h_BxLxD, _ = self.layers(h_BxLxD, mask_BxLxM, angles)
+        kept = dropping.by_layer(kept, self.config.num_layers)
+        h_BxLxD, _ = self.layers(h_BxLxD, mask_BxLxM, angles, kept)
         return self.final_norm(h_BxLxD)
 
     def embedded(self, tokens_BxL, segment_ids_BxL=None, positions_BxL=None):
@@ -129,6 +129,24 @@ class Decoder(nn.Module):
         return self.init(key, tokens_1x1, method="_everything")["params"]
 
 
+def scanned(layer: type[nn.Module], config: ModelConfig) -> nn.Module:
+    """N layers, their parameters stacked: called with (stream, attention mask, angles, kept).
+
+    Mask and angles are shared; of what is kept, None or `dropping.by_layer`, each has its own.
+    """
+    if config.remat != "none":
+        layer = nn.remat(layer, policy=_REMAT_POLICIES[config.remat], prevent_cse=False)
+    return nn.scan(
+        layer,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=(nn.broadcast, nn.broadcast, 0),
+        length=config.num_layers,
+        unroll=config.unroll,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )(config)
+
+
 def hidden_at(decoder: Decoder, params: Any, rows: tuple, columns_BxL: jax.Array) -> jax.Array:
     """The decoder's output at some columns of each row only, B x L x D.
 
@@ -147,7 +165,7 @@ def hidden_at(decoder: Decoder, params: Any, rows: tuple, columns_BxL: jax.Array
     def layer(h, i, columns=None):
         # By index rather than a slice of all but the last, which would copy the weights.
         weights = jax.tree.map(lambda x: jnp.asarray(x)[i], params["layers"])
-        return Layer(config).apply({"params": weights}, h, mask_BxMxM, angles, columns)
+        return Layer(config).apply({"params": weights}, h, mask_BxMxM, angles, columns_BxL=columns)
 
     last = config.num_layers - 1
     h_BxMxD, _ = jax.lax.scan(

@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from llm_dynamics.errors import UserError
+from llm_dynamics.model import dropping
 from llm_dynamics.model.attention import Attention
 from llm_dynamics.model.config import ModelConfig
-from llm_dynamics.model.decoder import _REMAT_POLICIES, Table
+from llm_dynamics.model.decoder import Table, scanned
+from llm_dynamics.model.dropping import Kept
 from llm_dynamics.model.layers import Dense, Mlp, Norm, declare, gelu, last_axis, small_std
 
 
@@ -22,12 +24,14 @@ class EncoderLayer(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, h_BxLxD, mask_BxLxM, angles=None):
-        """The next residual stream."""
-        config = self.config
+    def __call__(self, h_BxLxD, mask_BxLxM, angles=None, kept=None):
+        """The next residual stream; what is not `kept`, a `dropping.LayerKept`, skips the layer."""
+        config, before_BxLxD = self.config, h_BxLxD
+        mask_BxLxM = dropping.visible(mask_BxLxM, kept)
         attended_BxLxD = Attention(config, name="attention")(h_BxLxD, mask_BxLxM, angles)
         h_BxLxD = Norm(config, name="attention_norm")(h_BxLxD + attended_BxLxD)
         h_BxLxD = Norm(config, name="mlp_norm")(h_BxLxD + Mlp(config, name="mlp")(h_BxLxD))
+        h_BxLxD = dropping.mixed(before_BxLxD, h_BxLxD, kept)
         return nn.with_logical_constraint(h_BxLxD, ("batch", "length", None)), None
 
 
@@ -57,19 +61,23 @@ class Encoder(nn.Module):
         )
         self.head_norm = _HeadNorm(config)
 
-    def __call__(self, tokens_BxL, segment_ids_BxL=None, positions_BxL=None) -> jax.Array:
+    def __call__(
+        self, tokens_BxL, segment_ids_BxL=None, positions_BxL=None, kept: Kept | None = None
+    ) -> jax.Array:
         """What the head reads, B x L x D, in the compute dtype.
 
         Args:
           tokens_BxL: int32 token ids, some of them hidden.
           segment_ids_BxL: attention stays within equal ids; None = each row is one segment.
           positions_BxL: position of each token in its document; None = its index in the row.
+          kept: what rows and tokens do not skip; None = they skip nothing.
 
         Raises:
           UserError: rows longer than the table of positions.
         """
         h_BxLxD, mask_BxLxM, _ = self.embedded(tokens_BxL, segment_ids_BxL, positions_BxL)
-        h_BxLxD, _ = self.layers(h_BxLxD, mask_BxLxM, None)
+        kept = dropping.by_layer(kept, self.config.num_layers)
+        h_BxLxD, _ = self.layers(h_BxLxD, mask_BxLxM, None, kept)
         tanh = self.config.mlp == "gelu_tanh"
         return self.head_norm(gelu(self.transform(h_BxLxD), approximate=tanh))
 
@@ -118,21 +126,6 @@ class Encoder(nn.Module):
         """Fresh float32 parameters whose leaves are boxed with their logical axis names."""
         tokens_1x1 = jnp.zeros((1, 1), jnp.int32)
         return self.init(key, tokens_1x1, method="_everything")["params"]
-
-
-def scanned(layer: type[nn.Module], config: ModelConfig) -> nn.Module:
-    """N layers that share attention mask and angles, their parameters stacked."""
-    if config.remat != "none":
-        layer = nn.remat(layer, policy=_REMAT_POLICIES[config.remat], prevent_cse=False)
-    return nn.scan(
-        layer,
-        variable_axes={"params": 0},
-        split_rngs={"params": True},
-        in_axes=(nn.broadcast, nn.broadcast),
-        length=config.num_layers,
-        unroll=config.unroll,
-        metadata_params={nn.PARTITION_NAME: "layers"},
-    )(config)
 
 
 class _HeadNorm(nn.Module):

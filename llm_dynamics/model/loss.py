@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from llm_dynamics.batch import Batch
 from llm_dynamics.model.build import Model
 from llm_dynamics.model.config import ModelConfig
+from llm_dynamics.model.dropping import Kept
 
 _CHUNK_LOGITS = 2**22  # logits of a chunk when the config leaves it open: 16 MiB in float32
 
@@ -28,7 +29,11 @@ def token_losses(decoder: Model, params, batch: Batch) -> jax.Array:
 
 
 def training_loss(
-    decoder: Model, params, batch: Batch, count: jax.Array | None = None
+    decoder: Model,
+    params,
+    batch: Batch,
+    count: jax.Array | None = None,
+    kept: Kept | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """The mean loss and the per-token losses, for `jax.value_and_grad(..., has_aux=True)`.
 
@@ -39,8 +44,9 @@ def training_loss(
     Args:
       count: what the masked sum is divided by; None = the number of counted tokens. Give the
         count of the whole batch when `batch` is one of several microbatches.
+      kept: what rows and tokens of the batch do not skip; None = they skip nothing.
     """
-    h_BxLxD, head_DxV = _states(decoder, params, batch)
+    h_BxLxD, head_DxV = _states(decoder, params, batch, kept)
     chunk = _positions_per_chunk(decoder.config, *batch.tokens_BxL.shape)
     if count is None:
         count = jnp.sum(batch.mask_BxL)
@@ -49,9 +55,12 @@ def training_loss(
     return mean, jax.lax.stop_gradient(loss_BxL)
 
 
-def _states(decoder: Model, params, batch: Batch) -> tuple[jax.Array, jax.Array]:
+def _states(
+    decoder: Model, params, batch: Batch, kept: Kept | None = None
+) -> tuple[jax.Array, jax.Array]:
     variables = {"params": params}
-    h_BxLxD = decoder.apply(variables, batch.tokens_BxL, batch.segment_ids_BxL, batch.positions_BxL)
+    rows = batch.tokens_BxL, batch.segment_ids_BxL, batch.positions_BxL
+    h_BxLxD = decoder.apply(variables, *rows, kept)
     return h_BxLxD, decoder.apply(variables, method="head")
 
 

@@ -4,6 +4,7 @@ import dataclasses
 
 from llm_dynamics.data.config import DataConfig
 from llm_dynamics.errors import UserError
+from llm_dynamics.model import dropping
 from llm_dynamics.model.config import ModelConfig
 from llm_dynamics.optim import carried
 from llm_dynamics.optim.optimizer import OptimConfig
@@ -74,6 +75,8 @@ class TrainConfig:
     accumulate: int = 1  # micro-batches summed into one update
     validate_every: int = 100  # steps between validations; 0 = only at the end
     validation_batches: int = 8  # at most so many batches each time
+    layer_drop: float = 0.0  # rows skip layer i of N at this rate times i / N; see model.dropping
+    token_drop: float = 0.0  # share of the tokens that skip all layers but the first and the last
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     start: StartConfig = dataclasses.field(default_factory=StartConfig)
@@ -108,6 +111,7 @@ class RunSpec:
         # Seeds are taken modulo 2^32, so a larger one would be another name for the same run.
         if not (isinstance(self.seed, int) and 0 <= self.seed < 2**32):
             raise UserError(f"expected a whole seed of 0 to {2**32 - 1}, got {self.seed}")
+        dropping.check(self.model.num_layers, self.train.layer_drop, self.train.token_drop)
         last = max(self.train.checkpoint.steps, default=0)
         if last > self.train.steps:
             raise UserError(

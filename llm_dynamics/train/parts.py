@@ -94,6 +94,8 @@ class Parts:
             self.abstract,
             accumulate=spec.train.accumulate,
             seed=spec.seed,
+            layer_drop=spec.train.layer_drop,
+            token_drop=spec.train.token_drop,
         )
         batch = Batch(*[leaf(np.int32)] * 4, leaf(np.float32))
         with sharding.activate(self.mesh):

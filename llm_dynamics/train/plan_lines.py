@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from llm_dynamics.data.plan import Plan
-from llm_dynamics.model import size
+from llm_dynamics.model import dropping, size
 from llm_dynamics.train import start
 from llm_dynamics.train.parts import Parts
 
@@ -27,6 +27,7 @@ def describe(parts: Parts, plan: Plan, memory: bool = True) -> list[str]:
         f"({size.num_params_non_embedding(spec.model):,} without embeddings)",
         f"training: {total:,} steps x {plan.tokens_per_step:,} tokens = {tokens:,} tokens, "
         f"{flops:.3g} FLOPs",
+        *_dropped(parts, flops),
         *start.describe(spec, parts.origin),
         "sources:",
     ]
@@ -88,6 +89,31 @@ def _replay(about: dict[str, Any]) -> list[str]:
         )
         for source in entry["sources"]:
             lines.append(f"  {source['name']:<20} licence {source['licence'] or 'not stated'}")
+    return lines
+
+
+def _dropped(parts: Parts, flops: float) -> list[str]:
+    model, train = parts.spec.model, parts.spec.train
+    layers, tokens = train.layer_drop, train.token_drop
+    lines = []
+    if layers:
+        rates_N = dropping.layer_rates(model.num_layers, layers)
+        lines.append(
+            f"layer drop: rows skip a layer at rates 0 to {rates_N[-1]:.2%} with depth "
+            f"(train.layer_drop {layers:g}), {rates_N.mean():.2%} on average"
+        )
+    if tokens:
+        lines.append(
+            f"token drop: {tokens:.2%} of the tokens skip all layers but the first and the last"
+        )
+    if lines:
+        length = parts.spec.data.length
+        per_token = size.flops_per_token(model, length)
+        share = dropping.skippable_flops_per_token(model, length, layers, tokens) / per_token
+        lines.append(
+            f"dropped: {share * flops:.3g} of the FLOPs ({share:.2%}) are of what is dropped; they "
+            "are spent all the same, a kernel that skips would save them"
+        )
     return lines
 
 

@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from llm_dynamics.batch import Batch
-from llm_dynamics.model import masking, sharding
+from llm_dynamics.model import dropping, masking, sharding
 from llm_dynamics.model.build import Model
 from llm_dynamics.model.loss import token_losses, training_loss
 from llm_dynamics.train.state import State, shardings
@@ -27,6 +27,8 @@ def make_train_step(
     *,
     accumulate: int = 1,
     seed: int = 0,
+    layer_drop: float = 0.0,
+    token_drop: float = 0.0,
 ) -> TrainStep:
     """Builds `step(state, batch) -> (state, metrics)`, jitted with explicit shardings.
 
@@ -43,25 +45,32 @@ def make_train_step(
       mesh: the device mesh.
       abstract: the state's shapes and shardings (`state.abstract_state`).
       accumulate: micro-batches a step is split into along the rows.
-      seed: of the run, for the tokens that are hidden.
+      seed: of the run, for the tokens that are hidden and what is dropped.
+      layer_drop: rate at which rows skip layers, and
+      token_drop: share of the tokens that skip the middle layers, see `dropping.draws`. Drawn for
+        the whole batch, so that micro-batches drop the same. Validation drops nothing.
+
+    Raises:
+      UserError: `dropping.check` refuses what is dropped.
     """
     objective = masking.objective(decoder.config, seed)
+    draw = dropping.draws(decoder.config, seed, layer_drop, token_drop)
 
-    def share_of_loss(params, batch: Batch, total):
-        return training_loss(decoder, params, batch, total)[0]
+    def share_of_loss(params, batch: Batch, kept: dropping.Kept | None, total):
+        return training_loss(decoder, params, batch, total, kept)[0]
 
     value_and_grad = jax.value_and_grad(share_of_loss)
 
-    def gradient(params, batch: Batch, total):
+    def gradient(params, batch: Batch, kept: dropping.Kept | None, total):
         if accumulate == 1:
-            return value_and_grad(params, batch, total)
+            return value_and_grad(params, batch, kept, total)
         # Rows are dealt out in turn, so every micro-batch stays spread over all devices.
         parts = jax.tree.map(
-            lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch
+            lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), (batch, kept)
         )
 
         def add(carry, part):
-            return jax.tree.map(jnp.add, carry, value_and_grad(params, part, total)), None
+            return jax.tree.map(jnp.add, carry, value_and_grad(params, *part, total)), None
 
         zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
         return jax.lax.scan(add, zeros, parts)[0]
@@ -69,7 +78,7 @@ def make_train_step(
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         batch = objective(batch, state.step)
         tokens = jnp.sum(batch.mask_BxL)
-        loss, grads = gradient(state.params, batch, tokens)
+        loss, grads = gradient(state.params, batch, draw(batch, state.step), tokens)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         metrics = {
             "loss": loss,
