@@ -13,7 +13,18 @@ from llm_dynamics import files
 from llm_dynamics import spec as specs
 from llm_dynamics.batch import Batch
 from llm_dynamics.errors import UserError
-from llm_dynamics.growth import apply, axes, checks, cost, frozen, ligo, moments, presets, traits
+from llm_dynamics.growth import (
+    apply,
+    axes,
+    checks,
+    cost,
+    frozen,
+    ligo,
+    masks,
+    moments,
+    presets,
+    traits,
+)
 from llm_dynamics.growth.learn import LearnConfig, fit
 from llm_dynamics.growth.ligo import LigoConfig
 from llm_dynamics.growth.operator import Operator
@@ -26,10 +37,12 @@ from llm_dynamics.optim.multipliers import freeze, make_grown_optimizer
 from llm_dynamics.optim.optimizer import make_optimizer
 from llm_dynamics.spec import nearest, to_json
 from llm_dynamics.train.config import RunSpec
+from llm_dynamics.train.transform import View
 
 _log = logging.getLogger(__name__)
 
 LEARNED = "ligo"
+MASKED = "masked"
 RECORD = "growth.json"  # in the folder of a grown run
 # Operators of which a name says more than how width and depth grow.
 RECIPES: Mapping[str, Mapping[str, Any]] = {
@@ -37,7 +50,11 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     "llama_pro": {"depth": "identity", "frozen": 1.0, "trained": "added"},
     # Yang et al. (2020): layers on top, which train with the head before all do.
     "mslt": {"depth": "top", "frozen": 0.5, "trained": "added+head"},
+    # Yao et al. (2024): everything new is drawn, and fades in.
+    "msg": {"width": MASKED, "depth": "append"},
 }
+# Gradients of what came out of the source are the source's, so its moments are kept as they are.
+_MASKED_MOMENTS = ("reset", "corner", "asymmetric")
 # What of a model may differ between source and target: its sizes, and how it is computed.
 _SIZES = (
     "vocab_size", "width", "num_layers", "num_heads", "num_kv_heads", "head_dim", "mlp_width",
@@ -51,7 +68,8 @@ class GrowthConfig:
     """How a source becomes the target, and how training begins.
 
     What is held while `frozen` lasts is computed all the same, gradients too, so a run is charged
-    in full for it.
+    in full for it. Until the end of the `ramp` of "masked", checkpoints hold parameters that the
+    model sees through `growth.masks`; from there on they are the model.
 
     Raises:
       UserError: an unknown operator, or a part of a run that is none.
@@ -65,6 +83,7 @@ class GrowthConfig:
     rates: str = "hold"  # "hold" learning rates, or "scale" them with the entries (moments "scale")
     frozen: float = 0.0  # part of the updates in which what is not `trained` is held; 1 = in all
     trained: str = "added"  # one of frozen.TRAINED
+    ramp: float = 0.5  # part of the updates in which what is new fades in, where width is "masked"
     exact: bool = False  # refuse an operator that changes the function
     seed: int = 0  # of what is drawn or selected
 
@@ -97,6 +116,11 @@ class GrowthConfig:
         if not 0 <= self.frozen <= 1:
             raise UserError(
                 f"expected growth.frozen of 0 to 1, a part of the updates, got {self.frozen}"
+            )
+        if not 0 < self.ramp < 1:
+            raise UserError(
+                "expected growth.ramp between 0 and 1, so that a run begins as its source and ends "
+                f"as a plain model, got {self.ramp}"
             )
         if self.frozen and self.width == LEARNED:
             raise UserError(
@@ -164,6 +188,8 @@ class Growth:
             return
         operator = presets.make(pair, self.config.width, self.config.depth)
         moments.check_policy(operator, pair.source, pair.target, self.config.moments)
+        if self.config.width == MASKED:
+            self._check_masked(spec)
         if self.config.frozen:
             frozen.held(pair, self.config.depth, self.config.trained)
             if not _part(self.config.frozen, spec):
@@ -191,6 +217,13 @@ class Growth:
             return optimizer
         mask = frozen.held(pair, config.depth, config.trained)
         return freeze(optimizer, mask, _part(config.frozen, spec))
+
+    def view(self, spec: RunSpec) -> View | None:
+        """What is new fades in where the width is "masked"; else parameters are as they are."""
+        if self.config.width != MASKED:
+            return None
+        pair = pair_of(self.source, spec.model, self.config.seed)
+        return masks.view(masks.fades(pair, self.config.depth), _part(self.config.ramp, spec))
 
     def apply(
         self, params: Any, opt_state: Any, source: ModelConfig, spec: RunSpec
@@ -227,16 +260,18 @@ class Growth:
             found = None
             if self.batches is not None:
                 batch = self._batch(spec)(0)
-                about["effective_rate"] = checks.effective_rate(small, params, large, grown, batch)
-                found = checks.preserved(small, params, large, grown, batch)
+                # A mask of 0 is what it is at growth, and lets no gradient through.
+                seen, soon = (self._seen(spec, grown, step, where) for step in (0, 1))
+                about["effective_rate"] = checks.effective_rate(small, params, large, seen, batch)
+                found = checks.preserved(small, params, large, seen, batch)
                 about |= checks.report(
                     found,
-                    checks.without_gradient(large, grown, batch, pair.target),
+                    checks.without_gradient(large, soon, batch, pair.target),
                     checks.duplicates(grown, pair.target),
                 )
                 about["activations"] = {
                     name: {k: v.tolist() for k, v in checks.activations(*model, batch).items()}
-                    for name, model in (("source", (small, params)), ("target", (large, grown)))
+                    for name, model in (("source", (small, params)), ("target", (large, seen)))
                 }
         if self.config.exact and found is not None:
             checks.require_preserved(found, self.config.name)
@@ -244,6 +279,24 @@ class Growth:
         if self.record is not None and jax.process_index() == 0:
             files.write_json(self.record, about)
         return grown, opt_state
+
+    def _check_masked(self, spec: RunSpec) -> None:
+        steps, ramp = spec.train.steps, _part(self.config.ramp, spec)
+        if not 0 < ramp < steps:
+            raise UserError(
+                f"growth.ramp={self.config.ramp:g} of {steps} updates is {ramp}: expected 1 to "
+                f"{steps - 1}, so that the last update is of a plain model"
+            )
+        if self.config.moments not in _MASKED_MOMENTS:
+            raise UserError(
+                f"growth.moments={self.config.moments} scales moments for a function that is not "
+                f"masked; with growth.width=masked use one of {', '.join(_MASKED_MOMENTS)}"
+            )
+
+    def _seen(self, spec: RunSpec, grown: Any, step: int, where: Any) -> Any:
+        """The parameters that the model is given before an update."""
+        view = self.view(spec)
+        return grown if view is None else jax.jit(view, out_shardings=where)(grown, step)
 
     def _ligo(self) -> LigoConfig:
         return dataclasses.replace(ligo.PRESETS[self.config.ligo], seed=self.config.seed)

@@ -92,7 +92,7 @@ def train(
     _log.info("compiling the training step")
     shape = (spec.data.batch_size, spec.data.length)
     where = sharding.batch_sharding(mesh)
-    step_fn = parts.compile_step()
+    step_fn, shown = parts.compile_step(), parts.shown()
     validate = make_validation(parts.decoder, mesh, abstract)
     score = None
     if packed is not None:
@@ -147,8 +147,10 @@ def train(
                     checkpoints.save(state, step, meta)
                 elif step == start == 0 and checkpoints.due(0):
                     checkpoints.save(state, 0, meta)
-                values_PxM = score(state.params) if step in due_probes else None
-                validation = validation_losses(state.params) if every and step % every == 0 else {}
+                values_PxM = score(shown(state.params, step)) if step in due_probes else None
+                validation = {}
+                if every and step % every == 0:
+                    validation = validation_losses(shown(state.params, step))
                 batch = ahead.result()
                 if step + 1 < total:
                     ahead = pool.submit(_global_batch, plan, step + 1, shape, where)
@@ -157,9 +159,9 @@ def train(
                     fetch(pending)
                 pending = (step, metrics, values_PxM, validation)
             fetch(pending)
-            final = validation_losses(state.params)
+            final = validation_losses(shown(state.params, total))
             _check_finite(total, final, checkpoints.latest())
-            last_PxM = score(state.params) if total in due_probes else None
+            last_PxM = score(shown(state.params, total)) if total in due_probes else None
             writer.finish(total, final, last_PxM)
             checkpoints.save(state, total, meta)
             checkpoints.wait()

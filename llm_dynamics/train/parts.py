@@ -24,9 +24,9 @@ from llm_dynamics.train.checkpoint_reader import NOTHING, Planned, PlannedRuns
 from llm_dynamics.train.config import RunSpec
 from llm_dynamics.train.run_folder import RunFolder
 from llm_dynamics.train.start import Origin
-from llm_dynamics.train.state import State, abstract_state, init_state
+from llm_dynamics.train.state import State, abstract_state, init_state, shardings
 from llm_dynamics.train.step import make_train_step
-from llm_dynamics.train.transform import Transform
+from llm_dynamics.train.transform import Transform, View
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Parts:
     transform: Transform | None = None  # makes the model out of the origin's
     # Runs that will be trained before it.
     planned: PlannedRuns = dataclasses.field(default_factory=dict)
+    view: View | None = None  # of the parameters, where the model is given something else
 
     @property
     def first_data_step(self) -> int:
@@ -78,6 +79,12 @@ class Parts:
         """Devices that share out the rows of a batch."""
         return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
+    def shown(self) -> View:
+        """What validation and probes read before an update, jitted; the parameters if no view."""
+        if self.view is None:
+            return lambda params, step: params
+        return jax.jit(self.view, out_shardings=shardings(self.abstract).params)
+
     def compile_step(self) -> jax.stages.Compiled:
         """The training step, compiled on shapes alone; call it with (state, batch)."""
         spec, where = self.spec, sharding.batch_sharding(self.mesh)
@@ -96,6 +103,7 @@ class Parts:
             seed=spec.seed,
             layer_drop=spec.train.layer_drop,
             token_drop=spec.train.token_drop,
+            view=self.view,
         )
         batch = Batch(*[leaf(np.int32)] * 4, leaf(np.float32))
         with sharding.activate(self.mesh):
@@ -144,6 +152,8 @@ def build(
     if origin and not start.has_checkpoints(folder):
         start.check(origin, spec, abstract, optimizer, transform, planned)
     lineage = replayed.find(spec, origin, folder, planned)
+    view = transform.view(spec) if transform else None
     return Parts(
-        spec, mesh, decoder, schedule, optimizer, abstract, origin, lineage, transform, planned
-    )
+        spec, mesh, decoder, schedule, optimizer, abstract, origin, lineage, transform, planned,
+        view,
+    )  # fmt: skip

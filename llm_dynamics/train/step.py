@@ -13,6 +13,7 @@ from llm_dynamics.model import dropping, masking, sharding
 from llm_dynamics.model.build import Model
 from llm_dynamics.model.loss import token_losses, training_loss
 from llm_dynamics.train.state import State, shardings
+from llm_dynamics.train.transform import View
 
 Metrics = dict[str, jax.Array]
 TrainStep = Callable[[State, Batch], tuple[State, Metrics]]
@@ -29,6 +30,7 @@ def make_train_step(
     seed: int = 0,
     layer_drop: float = 0.0,
     token_drop: float = 0.0,
+    view: View | None = None,
 ) -> TrainStep:
     """Builds `step(state, batch) -> (state, metrics)`, jitted with explicit shardings.
 
@@ -49,6 +51,8 @@ def make_train_step(
       layer_drop: rate at which rows skip layers, and
       token_drop: share of the tokens that skip the middle layers, see `dropping.draws`. Drawn for
         the whole batch, so that micro-batches drop the same. Validation drops nothing.
+      view: what the model is given in place of the parameters, see `transform.Transform.view`;
+        gradients are those of the parameters themselves.
 
     Raises:
       UserError: `dropping.check` refuses what is dropped.
@@ -78,7 +82,13 @@ def make_train_step(
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         batch = objective(batch, state.step)
         tokens = jnp.sum(batch.mask_BxL)
-        loss, grads = gradient(state.params, batch, draw(batch, state.step), tokens)
+        params, pull = state.params, None
+        if view is not None:
+            # Once an update, not once a micro-batch.
+            params, pull = jax.vjp(lambda p: view(p, state.step), state.params)
+        loss, grads = gradient(params, batch, draw(batch, state.step), tokens)
+        if pull is not None:
+            (grads,) = pull(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         metrics = {
             "loss": loss,

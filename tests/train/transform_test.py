@@ -49,6 +49,9 @@ class Padded:
     def optimizer(self, spec, schedule):
         return make_optimizer(spec.optim, schedule)
 
+    def view(self, spec):
+        return None
+
 
 def _spec(root):
     rng = random.Random(0)
