@@ -20,7 +20,7 @@ import numpy as np
 from scipy import stats
 
 from experiments import cli
-from experiments.growth_runs import UNITS, learn, prepare, read, trials
+from experiments.growth_runs import SKIPPED, UNITS, learn, prepare, read, trials
 from experiments.growth_stages import (
     BRIEF,
     SCRATCH,
@@ -164,7 +164,10 @@ def _saved(name: str, arms: dict[str, Grown], variant: str) -> list[Row]:
     targets = targets_at(trials(arms, variant, "FLOPs"))
     rows = []
     for unit in UNITS:
+        if unit == SKIPPED and "_drop=" not in variant:
+            continue
         key = {"FLOPs": "flops", "FLOPs as published": "published_flops", "s": "seconds"}
+        key |= {SKIPPED: "skipped_flops"}
         prefix = f"{name}/{key.get(unit, unit)}"
         rows += savings_rows(prefix, trials(arms, variant, unit), unit, targets)
     return rows + equal_cost_rows(f"{name}/flops", trials(arms, variant, "FLOPs"), "FLOPs")
@@ -228,8 +231,8 @@ def _chosen(pair: str, arms: dict[str, Grown], lag: int) -> list[Row]:
 
 
 def _candidates(arms: Mapping[str, Grown]) -> list[str]:
-    """Operators of a whole source."""
-    return [v for v in arms if v != SCRATCH and not v.startswith(BRIEF)]
+    """Operators of a whole source, all trained alike."""
+    return [v for v in arms if v != SCRATCH and not v.startswith(BRIEF) and "_drop=" not in v]
 
 
 def _loss_at(grown: Grown, seed: int, step: int) -> float:

@@ -11,12 +11,14 @@ from experiments.growth_stages import SCRATCH, SMALL, Spec, Stage, small_steps
 from llm_dynamics.growth.crossings import Curve
 from llm_dynamics.growth.savings import Trial, step_costs
 from llm_dynamics.growth.stage import RECORD, Growth
+from llm_dynamics.model import dropping
 from llm_dynamics.probe.cadence import ProbeConfig, probe_steps
 from llm_dynamics.report.growth_study import Grown
 from llm_dynamics.train import metrics
 from llm_dynamics.train.run_folder import RunFolder
 
-UNITS = ("FLOPs", "FLOPs as published", "tokens", "s")
+SKIPPED = "FLOPs as if skipped"  # were dropped layers and tokens not computed
+UNITS = ("FLOPs", SKIPPED, "FLOPs as published", "tokens", "s")
 
 
 def prepare(spec: Spec, stage: Stage, folder: RunFolder | None = None) -> probed.Prepared:
@@ -80,7 +82,7 @@ def trials(arms: dict[str, Grown], variant: str, unit: str) -> dict[int, Trial]:
     """The runs from scratch beside those of a variant, by seed, with all costs in a unit.
 
     Fitting an operator is charged by its FLOPs: in other units, by as many updates of the large
-    model as cost the same.
+    model as cost the same. What is dropped is fitted and charged in full there.
     """
     scratch, grown = arms[SCRATCH], arms[variant]
     found = {}
@@ -90,7 +92,9 @@ def trials(arms: dict[str, Grown], variant: str, unit: str) -> dict[int, Trial]:
             Curve(scratch.costs[seed][unit], scratch.losses[seed]),
             Curve(grown.costs[seed][unit], grown.losses[seed]),
             source=grown.sources[seed][unit],
-            operator=updates * grown.costs[seed][unit][1] if unit != "FLOPs" else record["flops"],
+            operator=record["flops"]
+            if unit in ("FLOPs", SKIPPED)
+            else updates * grown.costs[seed][unit][1],
         )
     return found
 
@@ -109,6 +113,9 @@ def _curve(stage: Stage, path: Path) -> tuple[dict[str, np.ndarray], np.ndarray]
         steps_S, losses_S = np.insert(steps_S, 1, 1), np.insert(losses_S, 1, between)
     data = stage.spec.data
     each = step_costs(stage.spec.model, data.batch_size, data.length)
+    drops = stage.spec.train.layer_drop, stage.spec.train.token_drop
+    saved = dropping.skippable_flops_per_token(stage.spec.model, data.length, *drops)
+    each[SKIPPED] = each["FLOPs"] - saved * data.batch_size * data.length
     costs = {unit: steps_S * cost for unit, cost in each.items()}
     # Medians, as the first updates wait for the compiler and others for a busy machine.
     seconds = np.median([row["seconds"] for row in rows if "seconds" in row])
@@ -120,4 +127,5 @@ def _source_cost(spec: Spec, stage: Stage, source: Path) -> dict[str, float]:
     each = step_costs(spec.base.model, data.batch_size, data.length)
     rows = metrics.read(source / "metrics.jsonl")
     seconds = float(np.median([row["seconds"] for row in rows if "seconds" in row]))
-    return {unit: updates * cost for unit, cost in {**each, "s": seconds}.items()}
+    each |= {SKIPPED: each["FLOPs"], "s": seconds}
+    return {unit: updates * cost for unit, cost in each.items()}

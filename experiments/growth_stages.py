@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from llm_dynamics import spec as specs
 from llm_dynamics.data.config import DataConfig
@@ -21,6 +22,7 @@ from llm_dynamics.train.config import CheckpointConfig, RunSpec, StartConfig, Tr
 SMALL = "small"  # the source
 BRIEF = "brief"  # the source, trained for a part of its steps
 SCRATCH = "scratch"
+DROPS = ("layer_drop", "token_drop")  # of a run's training
 _BOTH = "both:width=96/num_layers=8/num_heads=6/mlp_width=384"  # twice as wide and as deep
 
 
@@ -34,7 +36,7 @@ class Spec:
     base: RunSpec  # the small model's run
     facts: FactsConfig  # injected into it
     pairs: tuple[str, ...]  # NAME:key=value/key=value of the large model, over the small one
-    operators: tuple[str, ...]  # WIDTH+DEPTH, ligo-PRESET; OPERATOR@PAIR for one pair alone
+    operators: tuple[str, ...]  # OPERATOR, OPERATOR~layer_drop=0.1, OPERATOR@PAIR; see `Arm`
     steps: int  # of a grown model
     moments: str = "reset"  # of the optimizer, see growth.moments.POLICIES
     learn: LearnConfig = dataclasses.field(default_factory=LearnConfig)
@@ -58,11 +60,12 @@ class Spec:
             raise UserError(f"expected every operator once, got {', '.join(self.operators)}")
         targets = self.targets()
         for entry in self.operators:
-            operator, at, pair = entry.partition("@")
-            growth_stage.named(operator, moments=self.moments)
-            if at and pair not in targets:
+            arm = Arm.read(entry)
+            growth_stage.named(arm.operator, moments=self.moments)
+            specs.override(self.base.train, arm.train)
+            if arm.pair and arm.pair not in targets:
                 raise UserError(
-                    f"operator {entry!r} names no pair; {specs.nearest(pair, tuple(targets))}"
+                    f"operator {entry!r} names no pair; {specs.nearest(arm.pair, tuple(targets))}"
                 )
 
     @property
@@ -90,7 +93,7 @@ class Spec:
             found[name] = specs.override(self.base.model, changes)
         return found
 
-    def operators_of(self, pair: str) -> list[str]:
+    def arms_of(self, pair: str) -> list["Arm"]:
         """The operators that grow a pair, each once.
 
         Where the width stays, operators of one depth pattern are the same map, and where the
@@ -99,15 +102,50 @@ class Spec:
         small, large = self.base.model, self.targets()[pair]
         deeper = large.num_layers != small.num_layers
         alike = dataclasses.replace(large, num_layers=small.num_layers, norm_eps=small.norm_eps)
-        found: dict[tuple[str, str], str] = {}
-        for entry in self.operators:
-            operator, _, only = entry.partition("@")
-            if only not in ("", pair):
+        found: dict[tuple, Arm] = {}
+        for arm in map(Arm.read, self.operators):
+            if arm.pair not in ("", pair):
                 continue
-            width, plus, depth = operator.partition("+")
-            key = (width * (alike != small), depth * deeper) if plus else (operator, "")
-            found.setdefault(key, operator)
+            width, plus, depth = arm.operator.partition("+")
+            same = (width * (alike != small), depth * deeper) if plus else (arm.operator,)
+            found.setdefault((*same, *arm.train.items()), arm)
         return list(found.values())
+
+
+class Arm(NamedTuple):
+    """An operator, and how the grown model is trained where that is not as all are.
+
+    Attributes:
+      operator: WIDTH+DEPTH, WIDTH alone where layers stay, ligo-PRESET, or a recipe's name.
+      train: settings of the run, of DROPS.
+      pair: the only one that it grows; "" = all.
+    """
+
+    operator: str
+    train: dict[str, str]
+    pair: str
+
+    @property
+    def variant(self) -> str:
+        """For names of runs and rows."""
+        return "~".join([self.operator, *(f"{k}={v}" for k, v in self.train.items())])
+
+    @classmethod
+    def read(cls, entry: str) -> "Arm":
+        """Of an entry OPERATOR[~KEY=VALUE...][@PAIR].
+
+        Raises:
+          UserError: an unknown setting.
+        """
+        named, _, pair = entry.partition("@")
+        operator, *settings = named.split("~")
+        train = dict(part.partition("=")[::2] for part in settings)
+        for key in train:
+            if key not in DROPS:
+                raise UserError(
+                    f"unknown setting in operator {entry!r}; {specs.nearest(key, DROPS)}"
+                )
+        return cls(operator, train, pair)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,6 +243,8 @@ def desk() -> Spec:
             "tile+interpolate", "zero_pad+middle", "net2net+stack", "aki+stack",
             "block_diagonal+stack", "rms+stack", "copy+append",
             "ligo-shared", "ligo-paper", "ligo-released", "ligo-untied",
+            "llama_pro@depth", "mslt@depth", "msg@depth",
+            "ligo-shared~layer_drop=0.1@both", "ligo-shared~token_drop=0.15@both",
         ),
         150,
         learn=LearnConfig(steps=50, rates=(1e-3, 1e-2)),
@@ -213,10 +253,9 @@ def desk() -> Spec:
 
 
 def encoder() -> Spec:
-    """A quarter of an hour: an encoder that fills in hidden tokens, three seeds; it is asked no facts.
+    """A quarter of an hour: an encoder that fills in hidden tokens, three seeds, asked no facts.
 
-    Nothing but a learned operator or a copy is exact after norms that follow their branches, so
-    `identity` and its like have no part in it.
+    No operator that adds layers is exact where norms follow branches, so `identity` has no part.
     """
     base = _base("pocket-encoder-0.3m", 300, 8, peak=3e-3, vocabulary=2048, every=10)
     model = dataclasses.replace(base.model, vocab_size=2049)  # the last id hides tokens
@@ -279,15 +318,17 @@ def _sources(spec: Spec, seed: int) -> list[Stage]:
 
 def _grown(spec: Spec, seed: int, workdir: Path, pair: str, target: ModelConfig) -> list[Stage]:
     found = []
-    for i, operator in enumerate(spec.operators_of(pair)):
+    for i, arm in enumerate(spec.arms_of(pair)):
+        operator = arm.operator
         growth = growth_stage.named(operator, learn=spec.learn, moments=spec.moments, seed=seed)
         try:
             model = growth_stage.fitting(spec.base.model, target, growth)
         except UserError as error:
             raise UserError(f"run {pair}-{operator}: {error}") from None
         run = _seeded(spec, seed, model, spec.steps)
+        run = dataclasses.replace(run, train=specs.override(run.train, arm.train))
         for brief in (False, True) if spec.brief and not i else (False,):
-            variant = f"{BRIEF}-{operator}" if brief else operator
+            variant = f"{BRIEF}-{arm.variant}" if brief else arm.variant
             start = StartConfig(
                 run=str(workdir / "runs" / f"{SMALL}-seed{seed}"),
                 step=small_steps(spec, variant) if brief else -1,

@@ -99,8 +99,8 @@ def markdown(study: GrowthStudy) -> str:
     lines = [f"`{study.command}`", "", *_as_markdown(models_table(study))]
     for pair in study.arms:
         lines += ["", f"## {pair}", "", *_as_markdown(operators_table(pair, study))]
-        if (probe := probe_table(pair, study)).rows:
-            lines += ["", *_as_markdown(probe)]
+        for table in (probe_table(pair, study), dropped_table(pair, study)):
+            lines += ["", *_as_markdown(table)] if table.rows else []
     return "\n".join(lines) + "\n"
 
 
@@ -158,6 +158,22 @@ def _what(name: str, row: Mapping[str, Any]) -> str:
     return (by_probe if _CHOSEN in name else "") + row["definition"]
 
 
+def dropped_table(pair: str, study: GrowthStudy) -> Table:
+    """What runs that drop layers or tokens save, spent and as if a kernel skipped them."""
+    keys = ("flops/at_100%/alone", "skipped_flops/at_100%/alone", "skipped_flops/at_100%/all")
+    rows = []
+    for variant in study.arms[pair]:
+        if f"{pair}/{variant}/{keys[1]}/saved" in study.by_name:
+            found = (study.by_name.get(f"{pair}/{variant}/{key}/saved") for key in keys)
+            rows.append((variant, *(_cell(row, 100) for row in found)))
+    columns = ("run", "saved, spent, %", "saved, as if skipped, %", "all charged, as if skipped, %")
+    caption = (
+        "Runs that drop layers or tokens: what is dropped is computed here, so the second column "
+        "is what a kernel that skips would save"
+    )
+    return Table(caption, columns, tuple(rows), columns[1:])
+
+
 def published_table() -> Table:
     """What papers print."""
     rows = []
@@ -181,8 +197,8 @@ def _pair(pair: str, study: GrowthStudy) -> Section:
     ]
     if any(grown.facts for grown in study.arms[pair].values()):
         blocks.append(growth_figures.facts(pair, study))
-    if (probe := probe_table(pair, study)).rows:
-        blocks.append(probe)
+    for table in (probe_table(pair, study), dropped_table(pair, study)):
+        blocks += [table] if table.rows else []
     return Section(f"The pair {pair}", tuple(blocks))
 
 

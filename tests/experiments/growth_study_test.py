@@ -26,7 +26,7 @@ def test_grown_runs_start_from_the_source_of_their_seed(tmp_path):
     spec = lib.desk()
     found = _stages(spec, tmp_path)
     names = list(found)
-    arms = sum(len(spec.operators_of(pair)) + 2 for pair in spec.targets())
+    arms = sum(len(spec.arms_of(pair)) + 2 for pair in spec.targets())
     assert len(names) == len(set(names)) == 3 * (1 + arms)
     for stage in found.values():
         start = stage.spec.train.start
@@ -50,11 +50,28 @@ def test_operators_that_are_one_map_on_a_pair_run_once():
         operators=("tile+stack", "zero_pad+stack", "tile+interpolate", "ligo-shared",
                    "copy+append@both"),
     )  # fmt: skip
-    assert spec.operators_of("deep") == ["tile+stack", "tile+interpolate", "ligo-shared"]
-    assert spec.operators_of("wide") == ["tile+stack", "zero_pad+stack", "ligo-shared"]
-    assert len(spec.operators_of("both")) == 5
+
+    def names(pair):
+        return [arm.variant for arm in spec.arms_of(pair)]
+
+    assert names("deep") == ["tile+stack", "tile+interpolate", "ligo-shared"]
+    assert names("wide") == ["tile+stack", "zero_pad+stack", "ligo-shared"]
+    assert len(names("both")) == 5
     with pytest.raises(UserError, match=r"'tile\+stack@bth' names no pair; did you mean 'both'"):
         dataclasses.replace(spec, operators=("tile+stack@bth",))
+
+
+def test_a_grown_run_may_drop_layers_and_tokens(tmp_path):
+    operators = ("ligo-shared", "ligo-shared~layer_drop=0.1~token_drop=0.15")
+    spec = dataclasses.replace(lib.smoke(), operators=operators)
+    found = _stages(spec, tmp_path)
+    plain, dropping = (found[f"both-{name}-seed0"] for name in operators)
+    assert (dropping.spec.train.layer_drop, dropping.spec.train.token_drop) == (0.1, 0.15)
+    assert dropping.growth == plain.growth and not plain.spec.train.layer_drop
+    for entry, words in (("tile+stack~layr_drop=1", "did you mean 'layer_drop'"),
+                         ("tile+stack~layer_drop=x", "layer_drop")):  # fmt: skip
+        with pytest.raises(UserError, match=words):
+            dataclasses.replace(spec, operators=(entry,))
 
 
 def test_scratch_costs_as_much_as_source_and_grown_run_together(tmp_path):
