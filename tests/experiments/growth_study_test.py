@@ -36,9 +36,9 @@ def test_grown_runs_start_from_the_source_of_their_seed(tmp_path):
         assert start.run == str(tmp_path / "runs" / f"small-seed{stage.seed}")
         assert names.index(f"small-seed{stage.seed}") < names.index(stage.name)
         brief = stage.variant.startswith("brief-")
-        assert start.step == (100 if brief else -1)
+        assert start.step == (75 if brief else -1)
         assert stage.growth.seed == stage.seed
-    assert found["small-seed0"].spec.train.checkpoint.steps == (100,)
+    assert found["small-seed0"].spec.train.checkpoint.steps == (75,)
     growth.check(spec, list(found.values()))
 
 
@@ -227,3 +227,31 @@ def test_a_tiny_study_end_to_end(tmp_path):
     again = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert again.returncode == 0, again.stderr[-3000:]
     assert (folder / "results.json").read_bytes() == before
+
+
+def test_an_encoder_grows_and_is_asked_no_facts(tmp_path):
+    spec = lib.encoder()
+    data = dataclasses.replace(
+        spec.base.data, sources=(str(text.write_corpus(tmp_path / "text.jsonl")),),
+        tokenizer="bytes", cache_dir=str(tmp_path / "cache"), length=32, batch_size=8,
+    )  # fmt: skip
+    small = dataclasses.replace(
+        spec.base.model, vocab_size=258, width=16, num_layers=1, num_heads=2, mlp_width=32,
+        max_length=32,
+    )  # fmt: skip
+    train = dataclasses.replace(spec.base.train, steps=6, validate_every=2, validation_batches=1)
+    base = dataclasses.replace(spec.base, model=small, data=data, train=train)
+    spec = dataclasses.replace(
+        spec, base=base, pairs=("both:width=32/num_layers=2/num_heads=4/mlp_width=64",),
+        operators=("tile+stack", "ligo-shared"), steps=4, warmup=1, seeds=1,
+        learn=dataclasses.replace(spec.learn, steps=2, warmup=1),
+    )  # fmt: skip
+    report = growth.run(spec, tmp_path / "study", "launch/local growth --preset=encoder")
+    rows = {r["name"]: r for r in json.loads((tmp_path / "study" / "results.json").read_text())}
+    assert rows["both/tile+stack/loss_at_growth"]["value"] > 0
+    assert rows["both/ligo-shared/effective_rate"]["value"] > 0
+    assert not any("/facts/" in name for name in rows)
+    assert "What is kept of the small model" not in report.read_text()
+    before = (tmp_path / "study" / "results.json").read_bytes()
+    growth.run(spec, tmp_path / "study", "launch/local growth --preset=encoder")
+    assert (tmp_path / "study" / "results.json").read_bytes() == before
