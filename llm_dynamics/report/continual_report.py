@@ -35,8 +35,10 @@ _TRUNKS = (
 )
 _LAWS = (
     "The law of Wang et al. 2025 gives the loss from the learning rates of both stages and the "
-    "share of replay. It was fitted to all runs but one, and then asked for the whole second stage "
-    "of that one."
+    "share of replay. It is asked for the whole second stage of arms that it has not seen: of "
+    "another schedule or peak, fitted to no arm of their rates, or of another share of replay, "
+    "fitted to no arm of their share. Beside it stands what needs no law: the nearest arm as it "
+    "was measured."
 )
 _PUBLISHED = (
     "One run each, printed to 0.01 and transcribed at second hand. A small model on little text "
@@ -96,7 +98,7 @@ def _shift(shift: str, study: ContinualStudy) -> Section:
     ]
     if study.facts.get(shift):
         blocks.append(continual_figures.both(shift, study))
-    blocks += [Text(_LAWS), tables.laws_table(shift, study)]
+    blocks += [Text(_LAWS), tables.foretold_table(shift, study), tables.laws_table(shift, study)]
     return Section(f"The shift {shift}: {study.sources[shift]}", tuple(blocks))
 
 
@@ -168,7 +170,12 @@ def markdown(study: ContinualStudy) -> str:
     )
     for shift in study.arms:
         lines += ["", f"## {shift}: {study.sources['old']} -> {study.sources[shift]}"]
-        for make in (tables.main_table, tables.matrix_table, tables.laws_table):
+        for make in (
+            tables.main_table,
+            tables.matrix_table,
+            tables.foretold_table,
+            tables.laws_table,
+        ):
             lines += ["", *tables.as_markdown(make(shift, study))]
     if study.splits:
         lines += ["", f"## No shift: {study.sources['old']} in parts", "", _SPLITS]
