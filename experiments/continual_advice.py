@@ -52,7 +52,7 @@ from llm_dynamics.errors import UserError
 from llm_dynamics.report.numbers import estimate
 from llm_dynamics.seeds import PerSeed
 from llm_dynamics.train import plan_lines
-from llm_dynamics.train.run_folder import RunFolder
+from llm_dynamics.train.run_folder import RunFolder, read_spec
 
 _log = logging.getLogger("llm_dynamics.continual")
 
@@ -132,6 +132,8 @@ def run(asked: Question, workdir: Path, command: str, against: str = "") -> list
       against: workdir of full runs to compare with; "" = none.
     """
     folder = RunFolder(workdir)
+    if against:
+        read_spec(RunFolder(Path(against)).spec)  # refused now, not when the sweep has run
     runs = planned(asked, folder.path)
     names = [stage.name for stage in runs]
     folder.claim(asked, {"fingerprint": specs.fingerprint(names), "command": command})
@@ -148,7 +150,10 @@ def run(asked: Question, workdir: Path, command: str, against: str = "") -> list
         for what, given in found.named.items():
             rows += [{**row, "name": f"{shift}/{what}/{row['name']}"} for row in given.rows]
         if against:
-            said, more = check(asked, shift, found.named, folder.path, Path(against))
+            try:
+                said, more = check(asked, shift, found.named, folder.path, Path(against))
+            except UserError as error:  # the advice stands without it
+                said, more = [f"  not checked: {error}"], []
             lines += said
             rows += more
     files.write_json(folder.results, rows)

@@ -11,6 +11,7 @@ from llm_dynamics import spec as specs
 from llm_dynamics.continual import advice
 from llm_dynamics.continual.advice import Advice, Candidate, Trial
 from llm_dynamics.continual.stage_log import read_stage
+from llm_dynamics.errors import UserError
 from llm_dynamics.report.numbers import estimate
 from llm_dynamics.results import Row
 from llm_dynamics.train.run_folder import RunFolder, read_spec
@@ -32,6 +33,11 @@ def check(
       UserError: no full run of the same model, steps and data for what is recommended.
     """
     truth = {one.name: one for one in advice.measured(full_runs(asked, shift, workdir, other))}
+    if not truth:
+        raise UserError(
+            f"no run in {other} is a whole stage of what was asked, from the same first stage; "
+            "give the settings of that study and all of its shifts, whose texts make its tokenizer"
+        )
     rows, lines = [], [f"  checked against {other}, nats per token, as advised -> as measured:"]
     for what, one in given.items():
         found = advice.compare(one.candidates, list(truth.values()), one.choice, asked.within)

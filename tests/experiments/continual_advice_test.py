@@ -346,8 +346,11 @@ def test_advice_about_the_users_run_and_its_check(own):
         )
     # A sweep has no whole stages of another length.
     other = specs.override(asked, {"steps": 16})
-    with pytest.raises(UserError, match="expected full runs of"):
-        lib.run(other, root / "other", "test", str(root / "full"))
+    said = "\n".join(lib.run(other, root / "other", "test", str(root / "full")))
+    assert "taken by the rule" in said and "not checked: no run in" in said
+    with pytest.raises(UserError, match="nowhere"):
+        lib.run(other, root / "third", "test", str(root / "nowhere"))
+    assert not (root / "third").exists()
 
 
 @pytest.mark.parametrize(
