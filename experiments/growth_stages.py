@@ -191,10 +191,13 @@ def small_steps(spec: Spec, variant: str) -> int:
 
 
 def scratch_steps(spec: Spec, target: ModelConfig) -> int:
-    """Updates from scratch that cost as much as the source and a grown run together."""
+    """Updates from scratch that cost as much as the source and a grown run together.
+
+    The whole ones, so that the run from scratch is not the one that costs more.
+    """
     length = spec.base.data.length
     ratio = size.flops_per_token(spec.base.model, length) / size.flops_per_token(target, length)
-    return spec.steps + round(spec.base.train.steps * ratio)
+    return spec.steps + int(spec.base.train.steps * ratio)
 
 
 def smoke() -> Spec:
