@@ -107,6 +107,8 @@ def _lines(given: Advice, truth: Mapping[str, Candidate], found: Sequence[Row]) 
         row = rows[f"{key}/relative_error"]
         ends = (x if x is None else 100 * x for x in (row["value"], row["low"], row["high"]))
         lines.append(f"    mean error, {key}: {' '.join(filter(None, estimate(*ends)))} %")
+    if "regret" not in rows:
+        return [*lines, f"    regret: not known, {given.choice.name} was not run in full"]
     for key, what in (("regret", "the lowest measured"), ("regret_rule", "what it takes of them")):
         row, name = rows[key], key.replace("_", " by the ")
         ends = " ".join(filter(None, estimate(row["value"], row["low"], row["high"])))

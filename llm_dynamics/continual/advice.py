@@ -336,7 +336,8 @@ def compare(
 ) -> list[Row]:
     """How far off predictions were, and what the choice that rests on them gave away.
 
-    The lowest of several measured means is flattered by chance, so regret is overstated: two
+    What it gave away (regret) is not known, and has no rows, where it was not measured itself. The
+    lowest of several measured means is flattered by chance, so regret is overstated: two
     candidates that are in truth alike have one above 0.
 
     Args:
@@ -346,11 +347,11 @@ def compare(
       within: of `advise`.
 
     Raises:
-      UserError: the choice was not measured, or nothing else was.
+      UserError: fewer than two of the candidates were measured.
     """
     truth = {one.name: one for one in found}
     common = [one for one in foretold if one.name in truth]
-    if choice.name not in truth or len(common) < 2:
+    if len(common) < 2:
         raise UserError(
             f"expected full runs of {choice.name} and of another candidate, got "
             f"{', '.join(sorted(truth)) or 'none'}; run the same shares, peaks and schedules"
@@ -372,6 +373,8 @@ def compare(
         words = f"mean over {len(common)} candidates of |foretold / measured - 1|: {_PARTS[key]}"
         mean = total * (1 / len(errors))
         rows.append(seed_row(f"{key}/relative_error", mean, "1", words, contrast=False))
+    if choice.name not in truth:
+        return rows
     again = advise([truth[one.name] for one in common], within=within)
     average = truth[choice.name].average
     for name, other, words in (

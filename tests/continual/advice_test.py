@@ -248,6 +248,9 @@ def test_predictions_are_compared_with_longer_runs():
     # What the rule would have taken of the measured ones.
     rows = {r["name"]: r for r in compare(foretold, truth, advised.choice, within=0.06)}
     assert rows["regret_rule"]["value"] == 0
+    others = [c for c in truth if c.name != advised.choice.name]
+    without = {row["name"] for row in compare(foretold, others, advised.choice, within=0.0)}
+    assert "old/relative_error" in without and "regret" not in without
     with pytest.raises(UserError, match=r"expected full runs of cosine/0\.001/0\.05"):
         compare(foretold, truth[:1], advised.choice, within=0.0)
 
