@@ -86,7 +86,7 @@ def curves(shift: str, study: ContinualStudy) -> Figure:
         for table in tables:
             if table["drawn"] == "yes":
                 axis = axes[0][("old", "new").index(table["data"])]
-                tint, dash = _line(shown.index(table["run"]))
+                tint, dash = style.line(shown.index(table["run"]))
                 _draw(axis, table["tokens"] / 1e3, table, tint, dash, table["run"])
         for axis, name in zip(axes[0], ("old", "new"), strict=True):
             axis.set_title(f"{name} data")
@@ -209,7 +209,7 @@ def splits(study: ContinualStudy) -> Figure:
     def draw():
         drawing, axes = canvas(1, 1, 3.2)
         for i, table in enumerate(tables):
-            _draw(axes[0][0], table["tokens"] / 1e3, table, *_line(i), table["run"])
+            _draw(axes[0][0], table["tokens"] / 1e3, table, *style.line(i), table["run"])
         axes[0][0].set_xlabel("thousand tokens of all parts")
         axes[0][0].set_ylabel("loss on old text, nats per token")
         axes[0][0].legend(loc="upper right")
@@ -253,8 +253,3 @@ def _drawn_words(shown: Sequence[str], there: Sequence[str]) -> str:
     rest = len(there) - len(shown)
     also = f"; {rest} more are in the CSV of the figure" if rest else ""
     return f"Drawn: {', '.join(shown)}{also}."
-
-
-def _line(index: int) -> tuple[str, str]:
-    """Colour and dashes of a line; ten differ."""
-    return style.series(index), ("-", "--")[index // 5 % 2]

@@ -38,7 +38,8 @@ def losses(pair: str, study: GrowthStudy) -> Figure:
         # The first losses of random models would hide what is to be seen.
         ends = [t["loss"][-1] for t in tables]
         starts = [t["loss"][0] for t in tables if t["run"] != _SCRATCH and t["drawn"] == "yes"]
-        top = min(max(starts), min(ends) + 3.5)
+        half = [t["loss"][len(t["loss"]) // 2] for t in tables if t["run"] == _SCRATCH]
+        top = min(max(starts + half), min(ends) + 3.5)
         axes[0][0].set_ylim(min(ends) - 0.05 * (top - min(ends)), top)
         axes[0][0].set_title("the grown runs' own compute")
         axes[0][1].set_title("source and operator charged")
@@ -139,6 +140,8 @@ def _band(name: str, values_RxS: np.ndarray) -> dict[str, np.ndarray]:
 
 def _line(axis, shown: list[str], run: str, x: np.ndarray, table, name: str = "loss") -> None:
     scratch = run == _SCRATCH
-    tint = style.color("muted") if scratch else style.series(shown.index(run) - (_SCRATCH in shown))
-    axis.plot(x, table[name], color=tint, ls="--" if scratch else "-", label=run)
+    tint, dash = style.color("muted"), ":"
+    if not scratch:
+        tint, dash = style.line(shown.index(run) - (_SCRATCH in shown))
+    axis.plot(x, table[name], color=tint, ls=dash, label=run)
     axis.fill_between(x, table["low"], table["high"], color=tint, alpha=0.15, lw=0)

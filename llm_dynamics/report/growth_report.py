@@ -37,17 +37,19 @@ _PUBLISHED = (
 )
 _CHOSEN, _SHOWN = "/probe/chosen/", ("100%/alone/saved", "100%/operator/saved", "100%/all/saved")
 # Title of a column, the last words of its row's name, whether it is a share.
-_COLUMNS = (
+_AT_GROWTH = (
     ("loss at growth", "loss_at_growth", False),
     ("KL", "kl", False),
     ("same token", "top1_agreement", True),
     ("copies", "duplicate_units", True),
     ("rate counts", "effective_rate", False),
+    ("facts at growth", "facts/at_growth", False),
+)
+_AFTER = (
     ("loss at the end", "loss", False),
     ("saved", "flops/at_100%/alone/saved", True),
     ("saved, all charged", "flops/at_100%/all/saved", True),
     ("loss at equal compute", "flops/at_100%/all/loss_difference", False),
-    ("facts at growth", "facts/at_growth", False),
     ("facts after", "facts/after", False),
 )
 _TERMS = (
@@ -98,7 +100,9 @@ def markdown(study: GrowthStudy) -> str:
     """The tables as Markdown, to be kept."""
     lines = [f"`{study.command}`", "", *_as_markdown(models_table(study))]
     for pair in study.arms:
-        lines += ["", f"## {pair}", "", *_as_markdown(operators_table(pair, study))]
+        lines += ["", f"## {pair}"]
+        for table in (saved_table(pair, study), growth_table(pair, study)):
+            lines += ["", *_as_markdown(table)]
         for table in (probe_table(pair, study), dropped_table(pair, study)):
             lines += ["", *_as_markdown(table)] if table.rows else []
     return "\n".join(lines) + "\n"
@@ -128,18 +132,27 @@ def models_table(study: GrowthStudy) -> Table:
     return Table(caption, columns, tuple(rows), ("parameters", *columns[3:]))
 
 
-def operators_table(pair: str, study: GrowthStudy) -> Table:
-    """Every operator of a pair."""
+def growth_table(pair: str, study: GrowthStudy) -> Table:
+    """What every operator does to the model, before any training."""
+    return _operators(f"Pair {pair}, at the growth", _AT_GROWTH, pair, study)
+
+
+def saved_table(pair: str, study: GrowthStudy) -> Table:
+    """What the runs of every operator come to."""
+    return _operators(f"Pair {pair}, after training on", _AFTER, pair, study)
+
+
+def _operators(what: str, shown: Sequence, pair: str, study: GrowthStudy) -> Table:
     rows = []
     for variant in study.arms[pair]:
         cells = []
-        for _, key, share in _COLUMNS:
+        for _, key, share in shown:
             row = study.by_name.get(f"{pair}/{variant}/{key}")
             cells.append(_cell(row, 100 if share else 1))
         rows.append((variant, *cells))
-    columns = ("operator", *(f"{t}, %" if share else t for t, _, share in _COLUMNS))
+    columns = ("operator", *(f"{t}, %" if share else t for t, _, share in shown))
     seeds = f"{study.seeds} seed{'s' * (study.seeds > 1)}"
-    caption = f"Growth of the pair {pair}: means over {seeds} with 95 % intervals"
+    caption = f"{what}: means over {seeds} with 95 % intervals"
     return Table(caption, columns, tuple(rows), columns[1:], sortable=True)
 
 
@@ -192,7 +205,8 @@ def published_table() -> Table:
 
 def _pair(pair: str, study: GrowthStudy) -> Section:
     blocks: list[Any] = [
-        operators_table(pair, study),
+        saved_table(pair, study),
+        growth_table(pair, study),
         growth_figures.losses(pair, study),
     ]
     if any(grown.facts for grown in study.arms[pair].values()):

@@ -32,6 +32,11 @@ def series(index: int) -> str:
     return color(f"series-{index % 5 + 1}")
 
 
+def line(index: int) -> tuple[str, str]:
+    """Colour and dashes of the `index`-th line; ten differ, since colours come again dashed."""
+    return series(index), ("-", "--")[index // 5 % 2]
+
+
 # Text stays text in SVG: small, selectable, and set in the page's own font. PDF embeds TrueType
 # outlines (42), which journals accept where they refuse Type 3.
 RC: dict[str, Any] = {
