@@ -222,7 +222,7 @@ def smoke() -> Spec:
 
 def laptop() -> Spec:
     """Ends within ten minutes on two cores: one pair, five operators and scratch, two seeds."""
-    base = _base("pocket-0.3m", 240, 16, peak=3e-3, vocabulary=2048, every=10)
+    base = _base("pocket-0.3m", 240, 8, peak=3e-3, vocabulary=2048, every=10)
     return Spec(
         base,
         _facts(240, 24),
