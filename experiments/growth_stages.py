@@ -235,7 +235,7 @@ def laptop() -> Spec:
 
 
 def desk() -> Spec:
-    """About an hour on two cores: three pairs, all operators, three seeds."""
+    """About an hour and a half on two cores: three pairs, all operators, three seeds."""
     base = _base("pocket-0.3m", 300, 8, peak=3e-3, vocabulary=2048, every=10)
     return Spec(
         base,
@@ -256,7 +256,7 @@ def desk() -> Spec:
 
 
 def encoder() -> Spec:
-    """A quarter of an hour: an encoder that fills in hidden tokens, three seeds, asked no facts.
+    """Twenty minutes: an encoder that fills in hidden tokens, three seeds, asked no facts.
 
     No operator that adds layers is exact where norms follow branches, so `identity` has no part.
     """
