@@ -20,6 +20,7 @@ from llm_dynamics.report.page import (
     Text,
     write_page,
 )
+from llm_dynamics.report.rows import as_markdown
 
 QUESTION = (
     "A model that was trained on old data is trained on new data. How much of the old is lost, "
@@ -176,15 +177,15 @@ def markdown(study: ContinualStudy) -> str:
             tables.foretold_table,
             tables.laws_table,
         ):
-            lines += ["", *tables.as_markdown(make(shift, study))]
+            lines += ["", *as_markdown(make(shift, study))]
     if study.splits:
         lines += ["", f"## No shift: {study.sources['old']} in parts", "", _SPLITS]
         for table in (splits_table(study), tables.splits_ledger_table(study)):
-            lines += ["", *tables.as_markdown(table)]
-    lines += ["", "## Beside the published", "", *tables.as_markdown(tables.expected_table(study))]
+            lines += ["", *as_markdown(table)]
+    lines += ["", "## Beside the published", "", *as_markdown(tables.expected_table(study))]
     lines += ["", "## What was read"]
     for block in _read(study):
-        lines += ["", *([block.text] if isinstance(block, Text) else tables.as_markdown(block))]
+        lines += ["", *([block.text] if isinstance(block, Text) else as_markdown(block))]
     return "\n".join(lines) + "\n"
 
 

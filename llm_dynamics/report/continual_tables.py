@@ -6,8 +6,9 @@ from llm_dynamics.continual.expected import verdict_of
 from llm_dynamics.continual.published import published
 from llm_dynamics.continual.stage_log import Arm, StageLog
 from llm_dynamics.report.continual_study import ContinualStudy
-from llm_dynamics.report.numbers import estimate, number
+from llm_dynamics.report.numbers import number
 from llm_dynamics.report.page import Cell, Table
+from llm_dynamics.report.rows import row_cell
 
 # Title of a column, the last words of its row's name.
 _COLUMNS = (
@@ -58,19 +59,11 @@ def _arms_table(caption, shift, study, wanted) -> Table:
         ]
         if any(found):
             n = max(row["n"] for row in found if row)
-            lines.append((variant, Cell(str(n), n), *map(_cell, found)))
-    kept = [i for i in range(len(wanted)) if any(line[i + 2] != "–" for line in lines)]
+            lines.append((variant, Cell(str(n), n), *map(row_cell, found)))
+    kept = [i for i in range(len(wanted)) if any(line[i + 2].key is not None for line in lines)]
     columns = ("run", "n", *(wanted[i][0] for i in kept))
     rows = tuple((*line[:2], *(line[i + 2] for i in kept)) for line in lines)
     return Table(caption, columns, rows, columns[1:], sortable=True)
-
-
-def _cell(row: Mapping | None, factor: float = 1) -> Cell | str:
-    if row is None or row["value"] is None:
-        return "–"
-    ends = [None if row[key] is None else factor * row[key] for key in ("value", "low", "high")]
-    value, interval = estimate(*ends)
-    return Cell(f"{value} {interval}".strip(), row["value"])
 
 
 def expected_table(study: ContinualStudy) -> Table:
@@ -85,7 +78,7 @@ def expected_table(study: ContinualStudy) -> Table:
                     path[0],
                     path[2].replace("_", " "),
                     shown[2],
-                    _cell(row),
+                    row_cell(row),
                     Cell(str(row["n"]), row["n"]),
                     verdict_of(row),
                 )
@@ -98,6 +91,14 @@ def expected_table(study: ContinualStudy) -> Table:
     return Table(caption, columns, tuple(rows), columns[3:5])
 
 
+# Of the rows KEY_error -> a column.
+_FORETOLD = {
+    "law": "the law",
+    "nearest": "the nearest arm as it was",
+    "anchored": "that arm, changed by the law",
+}
+
+
 def foretold_table(shift: str, study: ContinualStudy) -> Table:
     """Mean errors on second stages that were held out, by the law and by what needs none."""
     known, rows = {row["name"]: row for row in study.rows}, []
@@ -106,10 +107,10 @@ def foretold_table(shift: str, study: ContinualStudy) -> Table:
             found = [known.get(f"{shift}/{key}_error/{data}/{kind}") for key in _FORETOLD]
             if found[0]:
                 n = Cell(str(found[0]["n"]), found[0]["n"])
-                rows.append((data, f"other {kind}", n, *(_cell(row, 100) for row in found)))
+                rows.append((data, f"other {kind}", n, *(row_cell(row, 100) for row in found)))
     if row := known.get(f"{shift}/critical_share"):
         words = "share of new data that keeps the old loss"
-        rows.append(("old", words, Cell(str(row["n"]), row["n"]), _cell(row, 100), "", ""))
+        rows.append(("old", words, Cell(str(row["n"]), row["n"]), row_cell(row, 100), "", ""))
     columns = ("data", "held out", "n", *(f"{words}, %" for words in _FORETOLD.values()))
     caption = (
         f"Shift {shift}: mean relative error along second stages that were held out, means over n "
@@ -119,20 +120,13 @@ def foretold_table(shift: str, study: ContinualStudy) -> Table:
     return Table(caption, columns, tuple(rows), columns[2:])
 
 
-_FORETOLD = {
-    "law": "the law",
-    "nearest": "the nearest arm as it was",
-    "anchored": "that arm, changed by the law",
-}
-
-
 def laws_table(shift: str, study: ContinualStudy) -> Table:
     """Errors of the law on every curve that it has not seen."""
     rows = []
     for row in study.rows:
         path = row["name"].split("/")
         if path[0] == shift and path[-1] == "law_error":
-            cell = _cell(row) if row["value"] is not None else Cell(row["note"], None)
+            cell = row_cell(row) if row["value"] is not None else Cell(row["note"], None)
             rows.append((path[1], path[2], cell))
     columns = ("run left out", "data", "mean relative error")
     caption = f"Shift {shift}: the law of the curve on unseen second stages"
@@ -221,13 +215,3 @@ def repeated_words(variant: str, arm: Arm) -> str:
 
 
 # ---- as text -------------------------------------------------------------------------------------
-
-
-def as_markdown(table: Table) -> list[str]:
-    """Lines of a table in Markdown, its caption first."""
-    rule = "|".join("---:" if name in table.numeric else "---" for name in table.columns)
-    lines = [table.caption + ".", "", "| " + " | ".join(table.columns) + " |", f"|{rule}|"]
-    for row in table.rows:
-        cells = [cell.text if isinstance(cell, Cell) else str(cell) for cell in row]
-        lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
-    return lines

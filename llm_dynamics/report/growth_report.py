@@ -9,7 +9,7 @@ from llm_dynamics.growth.savings import CHARGES
 from llm_dynamics.model import size
 from llm_dynamics.report import growth_figures, run_section
 from llm_dynamics.report.growth_study import GrowthStudy
-from llm_dynamics.report.numbers import estimate, number
+from llm_dynamics.report.numbers import number
 from llm_dynamics.report.page import (
     Cell,
     Code,
@@ -21,6 +21,7 @@ from llm_dynamics.report.page import (
     Text,
     write_page,
 )
+from llm_dynamics.report.rows import as_markdown, row_cell
 
 QUESTION = (
     "A small model that was trained is made into a larger one by an operator, and trained on. How "
@@ -98,13 +99,13 @@ def compose(study: GrowthStudy) -> Page:
 
 def markdown(study: GrowthStudy) -> str:
     """The tables as Markdown, to be kept."""
-    lines = [f"`{study.command}`", "", *_as_markdown(models_table(study))]
+    lines = [f"`{study.command}`", "", *as_markdown(models_table(study))]
     for pair in study.arms:
         lines += ["", f"## {pair}"]
         for table in (saved_table(pair, study), growth_table(pair, study)):
-            lines += ["", *_as_markdown(table)]
+            lines += ["", *as_markdown(table)]
         for table in (probe_table(pair, study), dropped_table(pair, study)):
-            lines += ["", *_as_markdown(table)] if table.rows else []
+            lines += ["", *as_markdown(table)] if table.rows else []
     return "\n".join(lines) + "\n"
 
 
@@ -148,7 +149,7 @@ def _operators(what: str, shown: Sequence, pair: str, study: GrowthStudy) -> Tab
         cells = []
         for _, key, share in shown:
             row = study.by_name.get(f"{pair}/{variant}/{key}")
-            cells.append(_cell(row, 100 if share else 1))
+            cells.append(row_cell(row, 100 if share else 1))
         rows.append((variant, *cells))
     columns = ("operator", *(f"{t}, %" if share else t for t, _, share in shown))
     seeds = f"{study.seeds} seed{'s' * (study.seeds > 1)}"
@@ -159,7 +160,7 @@ def _operators(what: str, shown: Sequence, pair: str, study: GrowthStudy) -> Tab
 def probe_table(pair: str, study: GrowthStudy) -> Table:
     """How well early losses rank the operators."""
     rows = tuple(
-        (_what(name, row), _cell(row))
+        (_what(name, row), row_cell(row))
         for name, row in study.by_name.items()
         if name.startswith(f"{pair}/probe/") and (_CHOSEN not in name or name.endswith(_SHOWN))
     )
@@ -178,7 +179,7 @@ def dropped_table(pair: str, study: GrowthStudy) -> Table:
     for variant in study.arms[pair]:
         if f"{pair}/{variant}/{keys[1]}/saved" in study.by_name:
             found = (study.by_name.get(f"{pair}/{variant}/{key}/saved") for key in keys)
-            rows.append((variant, *(_cell(row, 100) for row in found)))
+            rows.append((variant, *(row_cell(row, 100) for row in found)))
     columns = ("run", "saved, spent, %", "saved, as if skipped, %", "all charged, as if skipped, %")
     caption = (
         "Runs that drop layers or tokens: what is dropped is computed here, so the second column "
@@ -214,18 +215,3 @@ def _pair(pair: str, study: GrowthStudy) -> Section:
     for table in (probe_table(pair, study), dropped_table(pair, study)):
         blocks += [table] if table.rows else []
     return Section(f"The pair {pair}", tuple(blocks))
-
-
-def _cell(row: Mapping[str, Any] | None, factor: float = 1) -> Cell:
-    if row is None or row["value"] is None:
-        return Cell("–", None)
-    ends = [None if row[key] is None else factor * row[key] for key in ("value", "low", "high")]
-    return Cell(" ".join(estimate(*ends)).strip(), row["value"])
-
-
-def _as_markdown(table: Table) -> Sequence[str]:
-    lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
-    for row in table.rows:
-        cells = [c.text if isinstance(c, Cell) else str(c) for c in row]
-        lines.append("| " + " | ".join(cells) + " |")
-    return [f"{table.caption}:", "", *lines]
