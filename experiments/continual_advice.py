@@ -46,6 +46,7 @@ from llm_dynamics.continual import advice
 from llm_dynamics.continual.advice import Advice, Candidate, Trial
 from llm_dynamics.continual.curve_fit import CurveFit, fit_curves
 from llm_dynamics.continual.curve_law import REPLAY_NAMES, SETS
+from llm_dynamics.continual.law_rows import DECAYS
 from llm_dynamics.continual.stage_log import Arm
 from llm_dynamics.data.explain import format_explanation
 from llm_dynamics.errors import UserError
@@ -56,7 +57,6 @@ from llm_dynamics.train.run_folder import RunFolder, read_spec
 
 _log = logging.getLogger("llm_dynamics.continual")
 
-_DECAYS = (0.5, 0.9, 0.97, 0.99, 0.999)
 _SPANS = 0.8  # lengths of the memory in a short stage, at least
 _INNER = (0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4)
 
@@ -285,7 +285,7 @@ def memories(steps: int) -> list[float]:
     One that lasts longer than the stage is hardly told from the learning rate itself, and what the
     law makes of it in a longer stage is a guess.
     """
-    return [decay for decay in _DECAYS if steps * (1 - decay) >= _SPANS] or [_DECAYS[0]]
+    return [decay for decay in DECAYS if steps * (1 - decay) >= _SPANS] or [DECAYS[0]]
 
 
 def between(asked: Question, given: Advice) -> Candidate | None:

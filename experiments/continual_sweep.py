@@ -225,9 +225,7 @@ def prepare(asked: Question, stage: Stage, folder: RunFolder | None = None) -> p
 
 def learn(asked: Question, stage: Stage, folder: RunFolder, command: str) -> None:
     """Trains a stage to its end; resumes what is there, and opens nothing of what is complete."""
-    ends = (folder.spec, folder.metrics, folder.checkpoints / str(stage.spec.train.steps))
-    complete = all(path.exists() for path in ends)
-    if not complete or read_spec(folder.spec)["spec"] != specs.to_json(stage.spec):
+    if not probed.is_complete(stage.spec, folder, asked=False):
         probed.learn(prepare(asked, stage, folder), folder, command)
 
 
