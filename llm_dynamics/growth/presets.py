@@ -239,14 +239,13 @@ def _rms(pair: Pair) -> Width:
             continue
         lifts[role] = lift(*pair.sizes(role))
     lifts |= width_lib.dims_padded(pair.source, pair.target, pair.traits)
-    if heads := [role for role in width_lib.HEADS if pair.grows(role)]:
+    if any(pair.grows(role) for role in width_lib.HEADS):
         index = _cyclic(*pair.sizes("key_heads"))
         lifts |= width_lib.heads_copied(pair.source, pair.target, index)
         old, new = pair.sizes("query_heads")
         attended = lifts["attended_heads"]
         read = Gather(attended.read.index, np.full(new, keep_rms(old, new)))
         lifts["attended_heads"] = dataclasses.replace(attended, read=read)
-    del heads
     head = 1.0
     if pair.grows(STREAM) and pair.traits.tied:
         head = keep_rms(*pair.sizes(STREAM))
