@@ -20,7 +20,7 @@ import numpy as np
 from scipy import stats
 
 from experiments import cli
-from experiments.growth_runs import SKIPPED, UNITS, learn, prepare, read, trials
+from experiments.growth_runs import SKIPPED, UNITS, drops, learn, prepare, read, trials
 from experiments.growth_stages import (
     BRIEF,
     SCRATCH,
@@ -163,13 +163,9 @@ def _saved(name: str, arms: dict[str, Grown], variant: str) -> list[Row]:
     """Savings in every unit at the same losses, and losses at equal cost in FLOPs."""
     targets = targets_at(trials(arms, variant, "FLOPs"))
     rows = []
-    for unit in UNITS:
-        if unit == SKIPPED and "_drop=" not in variant:
-            continue
-        key = {"FLOPs": "flops", "FLOPs as published": "published_flops", "s": "seconds"}
-        key |= {SKIPPED: "skipped_flops"}
-        prefix = f"{name}/{key.get(unit, unit)}"
-        rows += savings_rows(prefix, trials(arms, variant, unit), unit, targets)
+    for unit, key in UNITS.items():
+        if unit != SKIPPED or drops(arms[variant]):
+            rows += savings_rows(f"{name}/{key}", trials(arms, variant, unit), unit, targets)
     return rows + equal_cost_rows(f"{name}/flops", trials(arms, variant, "FLOPs"), "FLOPs")
 
 
@@ -232,7 +228,8 @@ def _chosen(pair: str, arms: dict[str, Grown], lag: int) -> list[Row]:
 
 def _candidates(arms: Mapping[str, Grown]) -> list[str]:
     """Operators of a whole source, all trained alike."""
-    return [v for v in arms if v != SCRATCH and not v.startswith(BRIEF) and "_drop=" not in v]
+    whole = [v for v in arms if v != SCRATCH and not v.startswith(BRIEF)]
+    return [v for v in whole if not drops(arms[v])]
 
 
 def _loss_at(grown: Grown, seed: int, step: int) -> float:

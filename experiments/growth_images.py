@@ -25,12 +25,13 @@ from llm_dynamics import files
 from llm_dynamics import spec as specs
 from llm_dynamics.data.images import Images, digits
 from llm_dynamics.errors import UserError
-from llm_dynamics.growth import apply, axes, cost, ligo, presets, traits
+from llm_dynamics.growth import apply, cost, ligo, presets, traits
 from llm_dynamics.growth.crossings import Curve
 from llm_dynamics.growth.learn import LearnConfig, fit
 from llm_dynamics.growth.operator import Operator
 from llm_dynamics.growth.presets import Pair
 from llm_dynamics.growth.savings import Trial, savings_rows
+from llm_dynamics.growth.stage import graph_of
 from llm_dynamics.model import vit
 from llm_dynamics.model.vit import ViT, ViTConfig
 from llm_dynamics.optim.optimizer import OptimConfig, make_optimizer
@@ -189,12 +190,6 @@ def _fresh(config: ViTConfig, seed: int) -> Any:
 def pair_of(small: ViTConfig, large: ViTConfig) -> Pair:
     """Source and target as operators see them."""
     return Pair(graph_of(small), graph_of(large), traits.of_vit(small), traits.of_vit(large))
-
-
-@functools.cache
-def graph_of(config: ViTConfig) -> axes.Graph:
-    """The axis graph of a ViT, from shapes alone."""
-    return axes.graph(jax.eval_shape(ViT(config).new_params, jax.random.key(0)))
 
 
 def grow(spec: Spec, name: str, params: Any, data: Images, seed: int) -> tuple[Any, dict[str, Any]]:

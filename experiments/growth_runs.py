@@ -18,7 +18,14 @@ from llm_dynamics.train import metrics
 from llm_dynamics.train.run_folder import RunFolder
 
 SKIPPED = "FLOPs as if skipped"  # were dropped layers and tokens not computed
-UNITS = ("FLOPs", SKIPPED, "FLOPs as published", "tokens", "s")
+# Of costs -> their names in rows.
+UNITS = {
+    "FLOPs": "flops",
+    SKIPPED: "skipped_flops",
+    "FLOPs as published": "published_flops",
+    "tokens": "tokens",
+    "s": "seconds",
+}
 
 
 def prepare(spec: Spec, stage: Stage, folder: RunFolder | None = None) -> probed.Prepared:
@@ -99,6 +106,12 @@ def trials(arms: dict[str, Grown], variant: str, unit: str) -> dict[int, Trial]:
     return found
 
 
+def drops(grown: Grown) -> bool:
+    """Whether its runs drop layers or tokens."""
+    costs = next(iter(grown.costs.values()))
+    return not np.array_equal(costs["FLOPs"], costs[SKIPPED])
+
+
 def _curve(stage: Stage, path: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Costs of the updates before every validation by unit, and the losses there.
 
@@ -113,8 +126,10 @@ def _curve(stage: Stage, path: Path) -> tuple[dict[str, np.ndarray], np.ndarray]
         steps_S, losses_S = np.insert(steps_S, 1, 1), np.insert(losses_S, 1, between)
     data = stage.spec.data
     each = step_costs(stage.spec.model, data.batch_size, data.length)
-    drops = stage.spec.train.layer_drop, stage.spec.train.token_drop
-    saved = dropping.skippable_flops_per_token(stage.spec.model, data.length, *drops)
+    train = stage.spec.train
+    saved = dropping.skippable_flops_per_token(
+        stage.spec.model, data.length, train.layer_drop, train.token_drop
+    )
     each[SKIPPED] = each["FLOPs"] - saved * data.batch_size * data.length
     costs = {unit: steps_S * cost for unit, cost in each.items()}
     # Medians, as the first updates wait for the compiler and others for a busy machine.

@@ -97,18 +97,22 @@ class Spec:
         """The operators that grow a pair, each once.
 
         Where the width stays, operators of one depth pattern are the same map, and where the
-        layers stay those of one width pattern are: the first of them stands for all.
+        layers stay those of one width pattern are: the first of them stands for all. Masks fade
+        layers in, too, so masked growth is its own even where the width stays.
         """
         small, large = self.base.model, self.targets()[pair]
         deeper = large.num_layers != small.num_layers
-        alike = dataclasses.replace(large, num_layers=small.num_layers, norm_eps=small.norm_eps)
+        wider = dataclasses.replace(large, num_layers=small.num_layers) != small
+        own = (growth_stage.LEARNED, growth_stage.MASKED)
         found: dict[tuple, Arm] = {}
         for arm in map(Arm.read, self.operators):
             if arm.pair not in ("", pair):
                 continue
-            width, plus, depth = arm.operator.partition("+")
-            same = (width * (alike != small), depth * deeper) if plus else (arm.operator,)
-            found.setdefault((*same, *arm.train.items()), arm)
+            growth = growth_stage.named(arm.operator, moments=self.moments)
+            width = growth.width if wider or growth.width in own else "zero_pad"
+            depth = growth.depth if deeper else "identity"
+            same = dataclasses.replace(growth, width=width, depth=depth)
+            found.setdefault((same, *arm.train.items()), arm)
         return list(found.values())
 
 

@@ -1,6 +1,7 @@
 """Growth as a transform between two stages: a run that starts from a smaller model's checkpoint."""
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,6 +34,7 @@ from llm_dynamics.model import masking, sharding, size
 from llm_dynamics.model.build import Model, build_model
 from llm_dynamics.model.config import ModelConfig
 from llm_dynamics.model.loss import training_loss
+from llm_dynamics.model.vit import ViTConfig
 from llm_dynamics.optim.multipliers import freeze, make_grown_optimizer
 from llm_dynamics.optim.optimizer import make_optimizer
 from llm_dynamics.spec import nearest, to_json
@@ -373,7 +375,8 @@ def named(operator: str, **more: Any) -> GrowthConfig:
     return GrowthConfig(width, depth or "stack", **more)
 
 
-def graph_of(config: ModelConfig) -> axes.Graph:
+@functools.cache
+def graph_of(config: ModelConfig | ViTConfig) -> axes.Graph:
     """The axis graph of a model, from shapes alone."""
     return axes.graph(jax.eval_shape(build_model(config).new_params, jax.random.key(0)))
 

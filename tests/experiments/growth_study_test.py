@@ -57,6 +57,11 @@ def test_operators_that_are_one_map_on_a_pair_run_once():
     assert names("deep") == ["tile+stack", "tile+interpolate", "ligo-shared"]
     assert names("wide") == ["tile+stack", "zero_pad+stack", "ligo-shared"]
     assert len(names("both")) == 5
+    # A width alone stacks; what is masked fades in, and is not the copy that is drawn at once.
+    more = ("tile+stack", "tile", "copy+append", "msg", "masked+append", "llama_pro",
+            "zero_pad+identity")  # fmt: skip
+    spec = dataclasses.replace(spec, operators=more)
+    assert names("deep") == ["tile+stack", "copy+append", "msg", "llama_pro", "zero_pad+identity"]
     with pytest.raises(UserError, match=r"'tile\+stack@bth' names no pair; did you mean 'both'"):
         dataclasses.replace(spec, operators=("tile+stack@bth",))
 
