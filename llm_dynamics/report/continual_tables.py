@@ -60,7 +60,7 @@ def _arms_table(caption, shift, study, wanted) -> Table:
         if any(found):
             n = max(row["n"] for row in found if row)
             lines.append((variant, Cell(str(n), n), *map(row_cell, found)))
-    kept = [i for i in range(len(wanted)) if any(line[i + 2].key is not None for line in lines)]
+    kept = [i for i in range(len(wanted)) if any(line[i + 2] != "–" for line in lines)]
     columns = ("run", "n", *(wanted[i][0] for i in kept))
     rows = tuple((*line[:2], *(line[i + 2] for i in kept)) for line in lines)
     return Table(caption, columns, rows, columns[1:], sortable=True)

@@ -7,10 +7,10 @@ from llm_dynamics.report.numbers import estimate
 from llm_dynamics.report.page import Cell, Table
 
 
-def row_cell(row: Mapping[str, Any] | None, factor: float = 1) -> Cell:
+def row_cell(row: Mapping[str, Any] | None, factor: float = 1) -> Cell | str:
     """Value and interval of a row, times a factor (100 for percent); a dash where there is none."""
     if row is None or row["value"] is None:
-        return Cell("–", None)
+        return "–"
     ends = [None if row[key] is None else factor * row[key] for key in ("value", "low", "high")]
     return Cell(" ".join(estimate(*ends)).strip(), row["value"])
 
