@@ -1,0 +1,1 @@
+"""Skill-Mix: are random combinations of skills shown together in one short text?"""
