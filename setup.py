@@ -44,6 +44,7 @@ EXTRAS = {
     # version lets an index or a folder that carries its CPU build provide it.
     "test": [
         "chex>=0.1.92,<0.2",
+        "openai>=2,<4",
         "pytest>=8.4,<10",
         "pytest-xdist>=3.8,<4",
         "ruff==0.17.6",
@@ -51,6 +52,8 @@ EXTRAS = {
         "torch==2.13.0",
         "transformers>=5,<6",
     ],
+    "skillmix": ["openai>=2,<4"],  # models behind endpoints
+    "hf": ["accelerate>=1,<2", "gguf>=0.17,<1", "torch>=2.6,<3", "transformers>=5,<6"],
     "images": ["scikit-learn>=1.5,<2"],  # for the pictures that it ships
     "gpu": ["jax[cuda13]>=0.10.2,<0.13"],
     "tpu": ["jax[tpu]>=0.10.2,<0.13"],
