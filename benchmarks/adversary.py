@@ -18,7 +18,7 @@ import time
 import numpy as np
 from absl import app, flags
 
-from llm_dynamics.skills import adversaries
+from llm_dynamics.skills import adversaries, targets
 from llm_dynamics.skills.graph import SkillGraph
 
 _WHAT = flags.DEFINE_enum("what", "time", ["time", "memory"], "what to measure")
@@ -58,7 +58,7 @@ def compare(pieces: int) -> None:
     """Times the three in turn and prints medians and ratios."""
     graph = SkillGraph(pieces, SKILLS, K)
     drawn = adversaries.draw(graph, 0, keep=True)
-    aim_S = adversaries.random_set(graph, ALPHA, 0)
+    aim_S = targets.random_set(graph, ALPHA, 0)
     chunks = np.asarray(drawn.kept_NxKxC).astype(np.intp)
     skill_KxP = np.ascontiguousarray(np.moveaxis(chunks, 1, 0).reshape(K, -1)[:, :pieces])
     skill_PxK = np.ascontiguousarray(skill_KxP.T)
@@ -94,7 +94,7 @@ def memory(pieces: int) -> None:
     start = time.perf_counter()
     drawn = adversaries.draw(graph, 0, keep=_KEEP.value)
     made = time.perf_counter()
-    found = adversaries.aimed_at(drawn, adversaries.random_set(graph, ALPHA, 0), THETA, ALPHA)
+    found = adversaries.aimed_at(drawn, targets.random_set(graph, ALPHA, 0), THETA, ALPHA)
     print(
         f"{pieces:,} pieces of {K} skills, edges "
         f"{'made again' if drawn.kept_NxKxC is None else 'kept'}: drawn in {made - start:.1f} s, "

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llm_dynamics.errors import UserError
-from llm_dynamics.skills import bounds
+from llm_dynamics.skills import bounds, targets
 from llm_dynamics.skills.graph import SkillGraph
 
 ROUNDS = 30
@@ -60,6 +60,7 @@ class Outcome:
       worst_I: the items with the largest error that fit into that measure, bool.
       worst: mean error over them, by measure, divided by theta.
       aimed: the same over the set that was aimed at; NaN for chance.
+      aimed_alpha: measure of that set; 0 for chance.
       quantile: the largest error outside of the worst, divided by theta: the theorem's beta.
       rounds: of the search; 1 without one.
     """
@@ -70,6 +71,7 @@ class Outcome:
     worst_I: np.ndarray
     worst: float
     aimed: float
+    aimed_alpha: float
     quantile: float
     rounds: int
 
@@ -159,49 +161,6 @@ def search(
     return dataclasses.replace(best, rounds=made)
 
 
-def random_set(graph: SkillGraph, alpha: float, seed: int) -> np.ndarray:
-    """Items in a random order as far as they fit into a measure, bool, I.
-
-    Raises:
-      UserError: alpha outside of (0, 1), or too small for any.
-    """
-    order_I = np.random.default_rng([seed, graph.items]).permutation(graph.items)
-    return _fitting(order_I, graph.mass_I, alpha)
-
-
-def clique(graph: SkillGraph, alpha: float) -> np.ndarray:
-    """All pairs among the first skills, as many as come closest to a share of all pairs, bool, I.
-
-    Raises:
-      UserError: a graph whose items are not pairs.
-    """
-    a, b = _pairs(graph)
-    sizes = np.arange(2, graph.skills + 1)
-    size = sizes[np.argmin(np.abs(sizes * (sizes - 1) / 2 - alpha * graph.items))]
-    return (a < size) & (b < size)
-
-
-def star(graph: SkillGraph, alpha: float) -> np.ndarray:
-    """All pairs with one of the first skills, as many as come closest to a share, bool, I.
-
-    Raises:
-      UserError: a graph whose items are not pairs.
-    """
-    a, b = _pairs(graph)
-    hubs = np.arange(1, graph.skills)
-    left = graph.skills - hubs
-    size = hubs[np.argmin(np.abs(graph.items - left * (left - 1) / 2 - alpha * graph.items))]
-    return (a < size) | (b < size)
-
-
-def _pairs(graph: SkillGraph) -> tuple[np.ndarray, np.ndarray]:
-    """The two skills of every pair, the smaller first, by `graph.pair_number`."""
-    if graph.tuple_size != 2:
-        raise UserError(f"cliques and stars are sets of pairs, got tuples of {graph.tuple_size}")
-    b, a = np.tril_indices(graph.skills, -1)
-    return a, b
-
-
 def _failing(graph: SkillGraph, theta: float) -> int:
     bounds.checked(0.5, theta, 1)
     failing = round(theta * graph.pieces)
@@ -212,27 +171,13 @@ def _failing(graph: SkillGraph, theta: float) -> int:
     return failing
 
 
-def _fitting(order_I: np.ndarray, mass_I: np.ndarray, alpha: float) -> np.ndarray:
-    """Takes items in an order, leaving out those that would exceed the measure alpha."""
-    bounds.checked(alpha, 0.5, 1)
-    chosen_I = np.zeros(len(order_I), bool)
-    room = alpha * (1 + 1e-9)
-    for item in order_I:
-        if mass_I[item] <= room:
-            chosen_I[item] = True
-            room -= mass_I[item]
-    if not chosen_I.any():
-        raise UserError(f"no item has a measure of at most alpha={alpha}; raise alpha or skills")
-    return chosen_I
-
-
 def _outcome(
     drawn: Drawn, aim_I: np.ndarray, inside_I: np.ndarray, theta: float, alpha: float, rounds: int
 ) -> Outcome:
     graph, mass_I = drawn.graph, drawn.graph.mass_I
     theta = _failing(graph, theta) / graph.pieces
     error_I = inside_I / np.maximum(drawn.degree_I, 1)
-    worst_I = _fitting(np.argsort(-error_I, kind="stable"), mass_I, alpha)
+    worst_I = targets.fitting(np.argsort(-error_I, kind="stable"), mass_I, alpha)
 
     def mean(set_I):
         return float(error_I[set_I] @ mass_I[set_I] / mass_I[set_I].sum()) / theta
@@ -244,6 +189,7 @@ def _outcome(
         worst_I,
         mean(worst_I),
         mean(aim_I) if aim_I.any() else float("nan"),
+        float(mass_I[aim_I].sum()),
         float(error_I[~worst_I].max()) / theta,
         rounds,
     )

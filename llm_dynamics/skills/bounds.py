@@ -85,25 +85,32 @@ def alpha_max(theta: ArrayLike, k: ArrayLike) -> np.ndarray:
 
 
 def beta_finite(
-    alpha: ArrayLike, theta: ArrayLike, k: ArrayLike, pieces_per_skill: ArrayLike
+    alpha: ArrayLike,
+    theta: ArrayLike,
+    k: ArrayLike,
+    pieces_per_skill: ArrayLike,
+    equal: bool = True,
 ) -> np.ndarray:
     """As `beta_theorem` with the sets of skills counted too, for a finite number of pieces.
 
     Solves H(theta) + (N2/N1) H(alpha) = k theta KL(alpha beta || alpha), which the union over
-    failed sets and over sets of alpha N2 skills of equal weight needs; NaN where nothing does.
+    failed sets and over sets of alpha N2 skills needs; NaN where nothing does.
 
     Args:
-      alpha: share of skills left out.
+      alpha: mass of skills left out.
       theta: share of failed pieces.
       k: skills a piece.
       pieces_per_skill: N1/N2, above 0.
+      equal: whether all skills weigh the same; if not, all 2^N2 sets of skills are counted, and
+        ln 2 takes the place of H(alpha).
 
     Raises:
       UserError: a number outside of its range.
     """
     alpha, theta, k = checked(alpha, theta, k)
     ratio = _positive("pieces_per_skill", pieces_per_skill)
-    return _solve(alpha, (_entropy_per_failure(theta) + entropy(alpha) / (ratio * theta)) / k)
+    sets = entropy(alpha) if equal else np.log(2)
+    return _solve(alpha, (_entropy_per_failure(theta) + sets / (ratio * theta)) / k)
 
 
 def beta_exact(alpha: ArrayLike, theta: ArrayLike, k: ArrayLike) -> np.ndarray:

@@ -8,7 +8,7 @@ from absl.testing import absltest, parameterized
 from scipy import stats
 
 from llm_dynamics.errors import UserError
-from llm_dynamics.skills import adversaries, bounds, tuples
+from llm_dynamics.skills import adversaries, bounds, targets, tuples
 from llm_dynamics.skills.graph import SkillGraph, pair_number
 
 SMALL = SkillGraph(5000, 50, 4, zipf=0.8)
@@ -82,7 +82,7 @@ class GraphTest(parameterized.TestCase):
 class RoundTest(parameterized.TestCase):
     @parameterized.product(graph=(SMALL, PAIRS), theta=(0.0002, 0.05, 0.37, 0.98), seed=(0, 1))
     def test_as_plain_numpy(self, graph, theta, seed):
-        for aim_I in (adversaries.random_set(graph, 0.2, seed), np.zeros(graph.items, bool)):
+        for aim_I in (targets.random_set(graph, 0.2, seed), np.zeros(graph.items, bool)):
             degree_I, inside_I = reference(graph, seed, aim_I, theta)
             np.testing.assert_array_equal(drawn(graph, seed).degree_I, degree_I)
             found = adversaries.fail_most(drawn(graph, seed), aim_I, theta)
@@ -90,7 +90,7 @@ class RoundTest(parameterized.TestCase):
 
     @parameterized.parameters((512, True), (768, False))
     def test_chunks_change_nothing(self, chunk, keep):
-        aim_I = adversaries.random_set(SMALL, 0.2, 0)
+        aim_I = targets.random_set(SMALL, 0.2, 0)
         other = adversaries.draw(SMALL, 0, chunk=chunk, keep=keep)
         np.testing.assert_array_equal(other.degree_I, drawn(SMALL, 0).degree_I)
         for theta in (0.05, 0.37):
@@ -100,7 +100,7 @@ class RoundTest(parameterized.TestCase):
             )
 
     def test_an_outcome_keeps_to_its_measures(self):
-        aim_I = adversaries.random_set(SMALL, 0.2, 0)
+        aim_I = targets.random_set(SMALL, 0.2, 0)
         found = adversaries.aimed_at(drawn(SMALL, 0), aim_I, 0.05, 0.2)
         self.assertEqual(found.theta, 0.05)
         self.assertBetween(found.alpha, 0.15, 0.2)
@@ -121,7 +121,7 @@ class RoundTest(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, "multiple of 256"):
             adversaries.draw(SMALL, 0, chunk=1000)
         with self.assertRaisesRegex(UserError, "sets of pairs"):
-            adversaries.star(SMALL, 0.2)
+            targets.star(SMALL, 0.2)
 
 
 class TheoryTest(parameterized.TestCase):
@@ -134,7 +134,7 @@ class TheoryTest(parameterized.TestCase):
     )
     def test_many_pieces_reach_the_exact_worst_case(self, theta, alpha, chance, fixed, greedy):
         graph = drawn(WIDE, 0)
-        aim_I = adversaries.random_set(WIDE, alpha, 0)
+        aim_I = targets.random_set(WIDE, alpha, 0)
         found = adversaries.by_chance(graph, theta, alpha)
         self.assertAlmostEqual(found.worst / chance, 1, delta=0.02)
         predicted = bounds.beta_random(alpha, theta, 800)
@@ -167,9 +167,9 @@ class TheoryTest(parameterized.TestCase):
     def test_pairs_within_a_piece(self, theta, alpha, fixed, clique, star):
         graph = drawn(WITHIN, 0)
         aims = {
-            fixed: adversaries.random_set(WITHIN, alpha, 0),
-            clique: adversaries.clique(WITHIN, alpha),
-            star: adversaries.star(WITHIN, alpha),
+            fixed: targets.random_set(WITHIN, alpha, 0),
+            clique: targets.clique(WITHIN, alpha),
+            star: targets.star(WITHIN, alpha),
         }
         searched = []
         for golden, aim_I in aims.items():

@@ -125,6 +125,8 @@ class PropertyTest(parameterized.TestCase):
         self.assertTrue(np.all(finite[both] >= theorem[both] * (1 - 1e-9)))
         np.testing.assert_array_equal(there, alpha <= bounds.alpha_max(theta, k))
         np.testing.assert_allclose(bounds.beta_finite(alpha, theta, k, 1e14), theorem, rtol=1e-5)
+        unequal = bounds.beta_finite(alpha, theta, k, 20, equal=False)
+        self.assertTrue(np.all((unequal >= finite * (1 - 1e-9)) | np.isnan(unequal)))
 
     @parameterized.parameters(0, 1)
     def test_all_fails_only_where_every_touched_piece_does(self, seed):
