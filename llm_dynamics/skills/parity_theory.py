@@ -19,7 +19,7 @@ from scipy import stats
 from llm_dynamics.errors import UserError
 
 # What Nam et al. measured once, on one skill of their two-layer network, to predict all others.
-NETWORK_TIME = 1 / 22  # B^2; 22 is the divisor in their calibration of time
+NETWORK_TIME = 1 / 22  # B^2; the divisor in their published code's calibration of time
 NETWORK_DATA = 800  # D_c, examples that one skill takes
 NETWORK_NODES = 4  # N_c, hidden nodes that one skill takes
 
@@ -52,7 +52,7 @@ class Flow:
             )
 
     def strength(self, t_T: np.ndarray, share_K: np.ndarray) -> np.ndarray:
-        """R_k / S, TxK: 1 / (1 + (S/R_k(0) - 1) e^(-2 eta share_k S t)) (Nam et al., Sec. 4)."""
+        """R_k / S, TxK: 1 / (1 + (S/R_k(0) - 1) e^(-2 eta share_k S t)) (Nam et al.)."""
         return 1 / (1 + self._odds * np.exp(-self._exponent(t_T, share_K)))
 
     def lacking(self, t_T: np.ndarray, share_K: np.ndarray) -> np.ndarray:
@@ -94,7 +94,7 @@ class Flow:
 
 
 class Exponents(NamedTuple):
-    """L ~ x^exponent of one resource where the others do not bind (Nam et al., Sec. 5).
+    """L ~ x^exponent of one resource where the others do not bind (Nam et al.).
 
     Attributes:
       time: -a/(a+1).
@@ -136,7 +136,7 @@ def data_loss(examples_D: np.ndarray, share_K: np.ndarray, target: float = 1.0) 
 def data_strength(seen: np.ndarray, needed: float = NETWORK_DATA) -> np.ndarray:
     """R_k / S of a network after d_k examples: 1 - sqrt(1 - d_k/D_c), 1 from d_k = D_c on.
 
-    So a skill's loss falls linearly with its examples (Nam et al., Sec. 6).
+    So a skill's loss falls linearly with its examples (Nam et al.).
     """
     return 1 - np.sqrt(np.maximum(1 - np.asarray(seen, float) / needed, 0.0))
 
@@ -145,7 +145,7 @@ def node_strength(nodes: float, skills: int, needed: float = NETWORK_NODES) -> n
     """R_k / S of a network of some hidden nodes, K.
 
     Frequent skills first, N_c nodes each; R_k / S rises linearly from 0 at (k-1) N_c nodes to 1 at
-    k N_c (Nam et al., Sec. 6).
+    k N_c (Nam et al.).
     """
     return np.clip(nodes / needed - np.arange(skills), 0.0, 1.0)
 

@@ -211,9 +211,9 @@ class Composition(NamedTuple):
 
 
 def compositional(config: NetworkConfig, seed: int) -> Composition:
-    """Is the last task learned only with the others present (Michaud et al. 2025)?
+    """Is the last task learned sooner with the others present (Michaud et al. 2025)?
 
-    Alone it gets the whole batch, and the same bits, parameters and updates.
+    Alone it gets the whole batch, and the same bits, updates and initial parameters.
 
     Raises:
       UserError: the last code does not consist of the others.

@@ -33,7 +33,10 @@ def invented(config=CONFIG, slower=1.0):
 
     def composition(seed):
         beside = network(config.composite, seed)
-        short = NetworkRun(beside.updates_S, *(0 * x[:, :1] + 0.5 for x in beside[1:]))
+        short = NetworkRun(
+            beside.updates_S,
+            *(0 * x[:, :1] + y for x, y in zip(beside[1:], (0.0, 1.0, 0.5), strict=True)),
+        )
         return Composition(beside, short)
 
     seeds = range(config.seeds)
@@ -75,21 +78,29 @@ class RowsTest(parameterized.TestCase):
         np.testing.assert_allclose(limits, -0.375)
         for name, row in rows.items():
             self.assertEqual(
-                row["low"] is None, name.endswith(("sums", "limit", "predicted_slope"))
+                row["low"] is None,
+                name.endswith(("sums", "limit", "predicted_slope", "alone/emergence")),
             )
 
     def test_composite(self):
         rows = by_name(invented())
         self.assertEqual(rows["parity/composite/alone"]["value"], 0.5)
+        alone = rows["parity/composite/alone/emergence"]
+        self.assertIsNone(alone["value"])
+        self.assertIn("in 3 of 3 seeds", alone["note"])
         parts = [rows[f"parity/composite/{x}"]["value"] for x in ("with_atoms", "difference")]
         self.assertAlmostEqual(parts[0] - parts[1], 0.5)
+        first = rows["parity/composite/with_atoms/emergence"]["value"]
+        share_K = parity_rows.share(CONFIG.composite)
+        times = [Flow(0.02, 0.05).emergence_time(share_K * (1 + s / 10))[-1] for s in range(3)]
+        self.assertAlmostEqual(first, np.mean(times), delta=5)
 
     def test_tasks_that_do_not_emerge_are_left_out(self):
-        sgd = dataclasses.replace(FULL.sgd, steps=20)
+        sgd = dataclasses.replace(FULL.sgd, steps=40)
         rows = by_name(invented(dataclasses.replace(CONFIG, sgd=sgd)))
         self.assertIsNone(rows["parity/sgd/slope"]["value"])
         self.assertIn("train longer", rows["parity/sgd/slope"]["note"])
-        sgd = dataclasses.replace(FULL.sgd, steps=1500)
+        sgd = dataclasses.replace(FULL.sgd, steps=1520)
         rows = by_name(invented(dataclasses.replace(CONFIG, sgd=sgd)))
         self.assertIn("tasks 1 to 4 of 5", rows["parity/sgd/slope"]["note"])
 
