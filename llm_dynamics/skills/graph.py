@@ -2,9 +2,10 @@
 
 Every piece needs k skills, drawn independently from a measure mu_1 (with repetition, as in Arora &
 Goyal 2023, Definition 5), or k distinct ones. All pieces weigh the same. What piece i needs depends
-on (seed, i) alone, so any part of a graph can be made when it is needed and forgotten: at 10^8
-pieces of 8 skills the edges would be 3.2 GB as int32, and are never there at once unless asked for
-(then 1.6 GB as uint16). Chunks are of any size and give the same graph to the bit.
+on (seed, i) alone, so any part of a graph can be made when it is needed and forgotten, and chunks
+of any size give the same graph to the bit. `adversaries.draw` keeps edges as 16 bits each where
+they fit into 2 GiB (10^8 pieces of 8 skills are 1.6 GB), and else makes them again, chunk by chunk,
+in every pass, which takes many times as long.
 
 Axes: P pieces, K skills a piece, S skills, I items (skills, or unordered pairs of them), J items a
 piece.
