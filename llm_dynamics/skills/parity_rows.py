@@ -79,7 +79,7 @@ def laptop() -> ParityStudyConfig:
 
     The theory is of gradient flow, so plain gradient descent takes small steps: at a rate of 0.05
     its last tasks are late (measured over five seeds: slope 1.69, from 1.63 to 1.76). The composite
-    emerges beside its atoms after about 1,500 to 2,000 updates; alone, one seed that was trained on
+    emerges beside its atoms after about 2,000 updates; alone, the one seed that was trained longer
     needed about 8,500: atoms make it much sooner, not possible.
     """
     unequal = ParityConfig(one_hot(5), bits=16, subset=3, a=0.6)
