@@ -26,6 +26,7 @@ class EndpointConfig:
     retries: int = 5  # of a request, after 408, 409, 429, 5xx and lost connections
     timeout: float = 120.0  # seconds for one request
     seed: bool = False  # send the number of the draw as `seed`
+    length_key: str = "max_tokens"  # or "max_completion_tokens", which some models insist on
 
     def __post_init__(self):
         if self.base_url and not self.base_url.startswith(("http://", "https://")):
@@ -34,6 +35,10 @@ class EndpointConfig:
             raise UserError(
                 "expected concurrency >= 1, retries >= 0 and timeout > 0, got "
                 f"{self.concurrency}, {self.retries} and {self.timeout}"
+            )
+        if self.length_key not in ("max_tokens", "max_completion_tokens"):
+            raise UserError(
+                f"expected length_key max_tokens or max_completion_tokens, got {self.length_key!r}"
             )
         if self.requests_per_minute < 0:
             raise UserError(f"expected requests_per_minute >= 0, got {self.requests_per_minute}")
@@ -80,14 +85,14 @@ class Endpoint:
 
     def _one(self, request: Request) -> Reply:
         self._pace.wait()
-        extra = {"seed": request.draw} if self.config.seed else {}
+        extra = {self.config.length_key: request.settings.max_tokens}
+        extra |= {"seed": request.draw} if self.config.seed else {}
         try:
             found = self._client.chat.completions.create(
                 model=self.config.model,
                 messages=[message._asdict() for message in request.messages],
                 temperature=request.settings.temperature,
                 top_p=request.settings.top_p,
-                max_tokens=request.settings.max_tokens,
                 **extra,
             )
         except self._openai.OpenAIError as error:

@@ -87,6 +87,9 @@ def test_what_is_sent_and_what_comes_back(serve):
     assert body["messages"] == [{"role": "user", "content": "Hello?"}]
     assert (body["model"], body["temperature"], body["max_tokens"]) == ("m", 0.7, 7)
     assert body["seed"] == 3
+    endpoint(url, length_key="max_completion_tokens").complete([ASKED])
+    assert seen[1][2]["max_completion_tokens"] == 7 and "max_tokens" not in seen[1][2]
+    assert "seed" not in seen[1][2]
 
 
 def test_failures_that_pass_are_tried_again(serve):
@@ -139,7 +142,12 @@ def test_what_is_missing_is_said_before_anything_is_asked(monkeypatch):
     assert endpoint("http://127.0.0.1:1/v1", key_variable="").name.endswith("/v1 m")
     with pytest.raises(UserError, match="expects model"):
         endpoint("http://127.0.0.1:1/v1", model="")
-    for wrong in ({"base_url": "ftp://x"}, {"timeout": 0}, {"requests_per_minute": -1}):
+    for wrong in (
+        {"base_url": "ftp://x"},
+        {"timeout": 0},
+        {"length_key": "n"},
+        {"requests_per_minute": -1},
+    ):
         with pytest.raises(UserError, match="expected"):
             EndpointConfig(**wrong)
 
