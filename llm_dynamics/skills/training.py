@@ -28,8 +28,10 @@ from llm_dynamics.model.decoder import hidden_at
 from llm_dynamics.optim.optimizer import OptimConfig, make_optimizer
 from llm_dynamics.optim.schedules import ScheduleConfig, make_schedule
 from llm_dynamics.skills import languages
-from llm_dynamics.skills.languages import FIRST_SKILL, LanguageConfig, Lesson, Tables, Texts
+from llm_dynamics.skills import texts as texts_lib
+from llm_dynamics.skills.languages import FIRST_SKILL, LanguageConfig, Tables
 from llm_dynamics.skills.outcomes import Outcomes
+from llm_dynamics.skills.texts import Lesson, Texts
 
 HELD_OUT = "held_out"
 _DATA, _INIT, _LOOK = 0, 1, 2  # streams of random numbers of a seed
@@ -206,7 +208,7 @@ def lesson_of(config: TrainedConfig, step: int) -> Lesson:
     """The batch of a step, numpy."""
     key = jax.random.fold_in(_key(config, _DATA), step)
     made = languages.tables(config.language)
-    return jax.tree.map(np.asarray, languages.lesson(config.language, made, key, config.batch))
+    return jax.tree.map(np.asarray, texts_lib.lesson(config.language, made, key, config.batch))
 
 
 def score(model: ModelConfig, num_skills: int, params: Any, texts: Texts):
@@ -274,7 +276,7 @@ def _compiled(config: TrainedConfig):
     def advance(made: Tables, key, params, state, start, stop):
         def update(step, carry):
             params, state, total = carry
-            lesson = languages.lesson(
+            lesson = texts_lib.lesson(
                 config.language, made, jax.random.fold_in(key, step), config.batch
             )
             loss, grads = jax.value_and_grad(answer_loss, 1)(decoder, params, lesson)
@@ -292,9 +294,9 @@ def _key(config: TrainedConfig, stream: int) -> jax.Array:
 
 def _texts(config: TrainedConfig, made: Tables, size: int, held_out: bool) -> Texts:
     if held_out:
-        languages.check_held_out(config.language, size)
+        texts_lib.check_held_out(config.language, size)
     key = jax.random.fold_in(_key(config, _LOOK), 2 * size + held_out)
-    return languages.draw(config.language, made, key, config.texts, size, held_out)
+    return texts_lib.draw(config.language, made, key, config.texts, size, held_out)
 
 
 # ---- on disk -------------------------------------------------------------------------------------

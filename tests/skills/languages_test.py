@@ -10,10 +10,11 @@ from scipy import stats
 
 from llm_dynamics.errors import UserError
 from llm_dynamics.skills import languages
+from llm_dynamics.skills import texts as texts_lib
 from llm_dynamics.skills.languages import BOS, FIRST_SKILL, SEP, LanguageConfig
 
 KEY = jax.random.key(3)
-DRAW = jax.jit(languages.draw, static_argnums=(0, 3, 4, 5))
+DRAW = jax.jit(texts_lib.draw, static_argnums=(0, 3, 4, 5))
 
 
 def drawn(config, count=300, size=None, held_out=False, key=KEY):
@@ -54,7 +55,7 @@ class TextsTest(parameterized.TestCase):
                 ):
                     assert tokens[column + 1] == answer
             inside = np.asarray(texts.segment_ids_TxL).sum(axis=1)
-            assert (inside == config._length(size)).all()
+            assert (inside == config.text_length(size)).all()
 
     def test_latent_demonstrations_obey_the_skill(self):
         config = LanguageConfig("latent", 6, 5, (2,), demos=3)
@@ -140,7 +141,7 @@ class TextsTest(parameterized.TestCase):
 
     def test_a_lesson_mixes_the_sizes_and_knows_where_answers_are(self):
         config = LanguageConfig("parallel", 6, 5, (1, 3), (0.25, 0.75))
-        lesson = jax.jit(languages.lesson, static_argnums=(0, 3))(
+        lesson = jax.jit(texts_lib.lesson, static_argnums=(0, 3))(
             config, languages.tables(config), KEY, 40
         )
         assert config.rows(40) == (10, 30) and config.rows(41) == (10, 31)
@@ -164,4 +165,4 @@ class TextsTest(parameterized.TestCase):
             with pytest.raises(UserError, match=words):
                 LanguageConfig(**changes)
         with pytest.raises(UserError, match="no held-out pair"):
-            languages.check_held_out(LanguageConfig(held_out=0.1), 1)
+            texts_lib.check_held_out(LanguageConfig(held_out=0.1), 1)

@@ -12,6 +12,7 @@ from llm_dynamics.errors import UserError
 from llm_dynamics.model.build import build_model
 from llm_dynamics.model.loss import token_losses
 from llm_dynamics.skills import languages, training
+from llm_dynamics.skills import texts as texts_lib
 from llm_dynamics.skills.languages import LanguageConfig
 from llm_dynamics.skills.training import TrainedConfig
 
@@ -50,7 +51,7 @@ class ScoreTest(parameterized.TestCase):
         language = LanguageConfig(kind, 4, 4, (2,), noise=0.0 if kind == "sum" else 0.2, demos=2)
         config = dataclasses.replace(SMALL, language=language, texts=64)
         made = languages.tables(language)
-        texts = languages.draw(language, made, jax.random.key(0), 64, 2)
+        texts = texts_lib.draw(language, made, jax.random.key(0), 64, 2)
         params = training._compiled(config)[0](jax.random.key(1))[0]
         right_TxA, excess_T = training.score(config.model, language.skills, params, texts)
         # The model's losses of every symbol at every answer, from the loss that trains decoders.
