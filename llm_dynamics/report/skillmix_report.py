@@ -116,7 +116,9 @@ def _answer(rows: Mapping[str, Row], ks: Sequence[int], study: SkillmixStudy) ->
             f"{k} skill{'s' * (k > 1)}: full marks {_words(row)} of {row['n']} items{lost}."
         )
     row = rows["saturation/full_marks"]
-    if missing(row["value"]):
+    if not row["n"]:
+        said.append("No text has a readable grading, so nothing is known of the writer.")
+    elif missing(row["value"]):
         said.append("No k here has full marks below .05, so the model is not at its end.")
     else:
         last = "beyond these k" if missing(row["high"]) else f"k = {row['high']:g}"

@@ -132,6 +132,8 @@ def saturation_row(
 ) -> dict[str, Any]:
     """A row of the saturation point; its ends are the k that the intervals allow."""
     found = saturation(scores, threshold)
+    known = [k for k in sorted(scores) if np.isfinite(np.ravel(scores[k].value)[0])]
+    none = f"no k of {', '.join(map(str, known))} has a score below {threshold:g}"
     ends = [np.nan if found[key] is None else found[key] for key in ("k", "earliest", "latest")]
     if not np.isnan(ends[1]) and np.isnan(ends[2]):
         ends[2] = np.inf
@@ -139,10 +141,10 @@ def saturation_row(
         name,
         _interval(*ends),
         "skills",
-        len(scores),
+        len(known),
         f"smallest k whose score is below {threshold:g}; ends: smallest k whose interval begins, "
         "and ends, below it",
-        missing=f"no k of {', '.join(map(str, sorted(scores)))} has a score below {threshold:g}",
+        missing=none if known else "no k has a score",
     )
 
 

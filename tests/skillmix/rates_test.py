@@ -62,6 +62,8 @@ def test_the_saturation_point_and_what_its_intervals_allow():
     open_end = rates.saturation_row("s", intervals(k2=(0.03, 0.01, 0.1)))
     assert open_end["value"] == 2 and open_end["low"] is None and "no upper end" in open_end["note"]
     assert rates.saturation_row("s", intervals(k2=(0.5, 0.4, 0.6)))["value"] is None
+    unknown = rates.saturation_row("s", intervals(k2=(math.nan,) * 3))
+    assert unknown["n"] == 0 and unknown["note"] == "no k has a score"
 
 
 @pytest.mark.parametrize(
