@@ -1,0 +1,345 @@
+"""Questions whose skills are known, asked of any model, and what it got right of them.
+
+A file holds one question a line (JSONL) or row (CSV): a context, what should follow it (`target`,
+or `choices` and `answer`), and the skills that it needs. A target is right if it is the most
+probable text token by token; a choice is right if it is more probable than every other one.
+
+Axes: T questions, K skills of a question, C choices, P probes, M measures.
+"""
+
+import csv
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from scipy import special
+
+from llm_dynamics.errors import UserError
+from llm_dynamics.probe.probes import Probe
+from llm_dynamics.probe.scoring import MEASURES
+from llm_dynamics.skills.outcomes import NO_SKILL, Outcomes
+from llm_dynamics.spec import nearest
+
+FIELDS = ("context", "target", "choices", "answer", "skills", "name", "group")
+BETWEEN_SKILLS = "+"  # in a cell of a CSV file or a label of a log
+BETWEEN_CHOICES = "|"
+FEWEST = 10  # questions of a skill, below which a warning is given
+_SHOWN = 5  # faults quoted in one message
+_ROUNDING = 1e-4  # of a float32 sum of log-probabilities, relative
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """One question.
+
+    Attributes:
+      name: unique in its set.
+      context: what the model reads first.
+      targets: what may follow: the one target, or all choices.
+      answer: index of the right one.
+      skills: that it needs, each once.
+      group: questions of one group (a person, a passage) are not independent of each other; the
+        name where a question stands by itself.
+    """
+
+    name: str
+    context: str
+    targets: tuple[str, ...]
+    answer: int
+    skills: tuple[str, ...]
+    group: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+    """A set of questions.
+
+    Attributes:
+      questions: at least one.
+      source: where they are from, in words.
+    """
+
+    questions: tuple[Question, ...]
+    source: str
+
+    @cached_property
+    def skills(self) -> tuple[str, ...]:
+        """All skills by name."""
+        return tuple(sorted({skill for q in self.questions for skill in q.skills}))
+
+    @cached_property
+    def sizes_T(self) -> np.ndarray:
+        """Skills of each question."""
+        return np.array([len(q.skills) for q in self.questions])
+
+    @cached_property
+    def skills_TxK(self) -> np.ndarray:
+        """Indices into `skills`, NO_SKILL where a question needs fewer than K."""
+        index = {skill: s for s, skill in enumerate(self.skills)}
+        found = np.full((len(self.questions), self.sizes_T.max()), NO_SKILL)
+        for t, q in enumerate(self.questions):
+            found[t, : len(q.skills)] = [index[skill] for skill in q.skills]
+        return found
+
+    @cached_property
+    def choices_T(self) -> np.ndarray:
+        """Choices of each question; 1 where a target is asked for."""
+        return np.array([len(q.targets) for q in self.questions])
+
+    @cached_property
+    def group_T(self) -> np.ndarray:
+        """Index of each question's group."""
+        return np.unique([q.group for q in self.questions], return_inverse=True)[1]
+
+    def probes(self) -> tuple[Probe, ...]:
+        """A probe for every target and every choice, question by question."""
+        return tuple(
+            Probe(q.name if len(q.targets) == 1 else f"{q.name}#{c}", q.context, target)
+            for q in self.questions
+            for c, target in enumerate(q.targets)
+        )
+
+    def outcomes(self, values_PxM: np.ndarray) -> Outcomes:
+        """What a model got right, and its losses in nats.
+
+        The loss of a target is -ln p(target), summed over its tokens; that of choices is -ln of
+        the right one's share of their probabilities. Both are the excess where the answer is
+        certain, and an upper bound of it elsewhere.
+
+        Args:
+          values_PxM: scores of `probes`, in the order of `MEASURES`.
+
+        Raises:
+          UserError: a score that is not finite.
+        """
+        rows = np.arange(len(self.questions))
+        first_T = np.cumsum(self.choices_T) - self.choices_T
+        column_C = np.arange(self.choices_T.max())
+        there_TxC = column_C < self.choices_T[:, None]
+        index_TxC = np.where(there_TxC, first_T[:, None] + column_C, 0)
+        logprob_P = values_PxM[:, MEASURES.index("logprob_sum")].astype(float)
+        greedy_P = values_PxM[:, MEASURES.index("greedy_match")]
+        logprob_TxC = np.where(there_TxC, logprob_P[index_TxC], -np.inf)
+        answer_T = np.array([q.answer for q in self.questions])
+        own_T = logprob_TxC[rows, answer_T]
+        others_TxC = logprob_TxC.copy()
+        others_TxC[rows, answer_T] = -np.inf
+        asked_T = self.choices_T == 1
+        right_T = np.where(asked_T, greedy_P[first_T] == 1, own_T > others_TxC.max(axis=1))
+        loss_T = np.where(asked_T, 0.0, special.logsumexp(logprob_TxC, axis=1)) - own_T
+        return Outcomes(self.skills_TxK, right_T[:, None], loss_T, len(self.skills))
+
+    def rare(self, fewest: int) -> list[str]:
+        """A warning for every skill of fewer than so many questions."""
+        counts = np.bincount(self.skills_TxK[self.skills_TxK != NO_SKILL])
+        return [
+            f"skill {skill!r} has {n} question{'s' * (n != 1)}, fewer than {fewest}: its "
+            "competence is hardly known"
+            for skill, n in zip(self.skills, counts.tolist(), strict=True)
+            if n < fewest
+        ]
+
+
+def check_links(found: Outcomes, where: str) -> None:
+    """Checks what holds for every model: a wrong answer has a loss of at least ln 2.
+
+    If the most probable token is another one, the right one has at most 1/2, and so has the whole
+    target; the same goes for choices. So theta <= mean loss / ln 2, with no assumption.
+
+    Raises:
+      UserError: it does not hold, so losses or answers are measured wrongly.
+    """
+    wrong_T = found.excess_T[found.failed_T]
+    if len(wrong_T) and wrong_T.min() < math.log(2) * (1 - _ROUNDING):
+        raise UserError(
+            f"{where}: a wrong answer has a loss of {wrong_T.min():.4f} nats, below ln 2 = .6931, "
+            "which cannot be: answers are judged wrongly; please report this model and question"
+        )
+
+
+# ---- files ---------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> Labelled:
+    """Reads a JSONL or CSV file of questions.
+
+    Raises:
+      UserError: not such a file, or questions that cannot be asked; each with file and line.
+    """
+    path = Path(path)
+    readers = {".jsonl": _json_lines, ".csv": _csv_rows}
+    if path.suffix not in readers:
+        raise UserError(f"expected a labelled probe file, .jsonl or .csv, got {path}")
+    questions, faults = [], []
+    names: dict[str, str] = {}
+    asked: dict[Any, str] = {}
+    for where, record in _opened(path, readers[path.suffix]):
+        try:
+            q = _question(record, f"line{where.rpartition(':')[2]}")
+            _refuse_twice(names, q.name, where, f"the name {q.name!r}")
+            key = (q.context, q.targets[q.answer], frozenset(q.targets))
+            _refuse_twice(asked, key, where, "the same question")
+            questions.append(q)
+        except UserError as fault:
+            faults.append(f"{where}: {fault}")
+    if faults:
+        more = [f"... and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
+        raise UserError("\n".join(faults[:_SHOWN] + more))
+    if not questions:
+        raise UserError(f"expected questions in {path}, one a line, got none")
+    return Labelled(tuple(questions), path.name)
+
+
+def from_log(log: xr.Dataset, label: str, where: Mapping[str, str], group: str = "") -> Labelled:
+    """The questions of a probe log whose label names their skills, joined by "+".
+
+    Args:
+      log: from `probe.log.open_log`; see `in_log` for the scores.
+      label: that names the skills.
+      where: labels that a probe must have to be a question.
+      group: label of what is asked about in several probes; "" = every probe by itself.
+
+    Raises:
+      UserError: an unknown label, a probe without skills, or no probe.
+    """
+    known = [name for name in log.coords if log[name].dims == ("probe",) and name != "probe"]
+    for name in (label, *where, *([group] if group else [])):
+        if name not in known:
+            raise UserError(f"the log's probes have no label {name!r}; {nearest(name, known)}")
+    questions = []
+    for p in in_log(log, where):
+        one = {name: str(log[name].values[p]) for name in known}
+        name = str(log["probe"].values[p])
+        try:
+            skills = _skills(one[label].split(BETWEEN_SKILLS))
+        except UserError as fault:
+            raise UserError(f"probe {name!r}, label {label!r}: {fault}") from None
+        own = one[group] if group else name
+        questions.append(Question(name, one["context"], (one["target"],), 0, skills, own))
+    if not questions:
+        asked = ", ".join(f"{key}={value}" for key, value in where.items())
+        raise UserError(f"expected probes with {asked} in the log, got none")
+    return Labelled(tuple(questions), f"probe log, skills from the label {label}")
+
+
+def in_log(log: xr.Dataset, where: Mapping[str, str]) -> np.ndarray:
+    """Indices of the probes that have such labels."""
+    kept = np.ones(log.sizes["probe"], bool)
+    for name, value in where.items():
+        kept &= log[name].values.astype(str) == value
+    return np.flatnonzero(kept)
+
+
+def _opened(path: Path, reader) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            yield from reader(path, file)
+    except OSError as error:
+        raise UserError(
+            f"expected a labelled probe file at {path}, got: {error.strerror}; check the path"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"expected UTF-8 text in {path}, got {error}") from None
+
+
+def _json_lines(path: Path, file) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}:{number}: expected one JSON object, got {error}") from None
+        if not isinstance(record, dict):
+            raise UserError(f"{path}:{number}: expected one JSON object, got {line.strip()[:40]}")
+        yield f"{path}:{number}", record
+
+
+def _csv_rows(path: Path, file) -> Iterator[tuple[str, dict[str, Any]]]:
+    reader = csv.DictReader(file, strict=True)
+    while True:
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise UserError(f"{path}:{reader.line_num}: expected CSV, got {error}") from None
+        if row is None:
+            return
+        where = f"{path}:{reader.line_num}"
+        if None in row or None in row.values():
+            raise UserError(f"{where}: expected {len(reader.fieldnames)} cells, as in the header")
+        record: dict[str, Any] = {key: cell for key, cell in row.items() if cell}
+        for key, mark in (("skills", BETWEEN_SKILLS), ("choices", BETWEEN_CHOICES)):
+            if key in record:
+                record[key] = [part.strip() for part in record[key].split(mark)]
+        yield where, record
+
+
+def _question(record: Mapping[str, Any], default: str) -> Question:
+    for key in record:
+        if key not in FIELDS:
+            raise UserError(f"unknown field {key!r}; {nearest(key, FIELDS)}")
+    name = _text(record, "name", default)
+    targets, answer = _targets(record)
+    if "skills" not in record:
+        raise UserError("expected the field 'skills', a list of at least one name, got none")
+    return Question(
+        name, _text(record, "context"), targets, answer, _skills(record["skills"]),
+        _text(record, "group", name),
+    )  # fmt: skip
+
+
+def _targets(record: Mapping[str, Any]) -> tuple[tuple[str, ...], int]:
+    if ("target" in record) == ("choices" in record):
+        raise UserError("expected either 'target', or 'choices' and 'answer'")
+    if "target" in record:
+        if "answer" in record:
+            raise UserError("expected no 'answer' beside 'target', which is the answer")
+        return (_text(record, "target"),), 0
+    choices, answer = record["choices"], record.get("answer")
+    if not (isinstance(choices, list) and len(choices) > 1 and all(map(_is_text, choices))):
+        raise UserError(f"expected 'choices' as a list of at least two texts, got {choices!r}")
+    if len(set(choices)) != len(choices):
+        raise UserError(f"expected different choices, got {choices}")
+    if _is_text(answer) and answer in choices:
+        return tuple(choices), choices.index(answer)
+    if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(choices):
+        return tuple(choices), answer
+    raise UserError(
+        f"expected 'answer' as one of the choices or its number from 0 to {len(choices) - 1}, got "
+        f"{answer!r}"
+    )
+
+
+def _skills(names: Any) -> tuple[str, ...]:
+    if not (isinstance(names, Sequence) and not isinstance(names, str)):
+        raise UserError(f"expected 'skills' as a list of names, got {names!r}")
+    if not names or not all(map(_is_text, names)):
+        raise UserError(f"expected at least one skill, and none without a name, got {names!r}")
+    if any(BETWEEN_SKILLS in name for name in names):
+        raise UserError(f"expected names of skills without {BETWEEN_SKILLS!r}, got {names!r}")
+    if len(set(names)) != len(names):
+        raise UserError(f"expected every skill of a question once, got {names!r}")
+    return tuple(names)
+
+
+def _text(record: Mapping[str, Any], key: str, default: str = "") -> str:
+    value = record.get(key, default)
+    if not _is_text(value):
+        raise UserError(f"expected the field {key!r} as a text, got {record.get(key, 'none')!r}")
+    return value
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _refuse_twice(seen: dict, key: Any, where: str, words: str) -> None:
+    if key in seen:
+        raise UserError(f"{words} is also at {seen[key]}; leave one out")
+    seen[key] = where
