@@ -28,6 +28,7 @@ INSTALL = [
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.8,<0.13",
     "pyarrow>=20",
+    "safetensors>=0.5,<1",
     "scipy>=1.15,<2",
     "statsmodels>=0.14.5,<0.16",
     "tensorboardX>=2.6,<3",
@@ -44,6 +45,7 @@ EXTRAS = {
     # version lets an index or a folder that carries its CPU build provide it.
     "test": [
         "chex>=0.1.92,<0.2",
+        "gguf>=0.17,<1",
         "openai>=2,<4",
         "pytest>=8.4,<10",
         "pytest-xdist>=3.8,<4",
@@ -52,6 +54,7 @@ EXTRAS = {
         "torch==2.13.0",
         "transformers>=5,<6",
     ],
+    "gguf": ["gguf>=0.17,<1"],  # checkpoints of llama.cpp
     "skillmix": ["openai>=2,<4"],  # models behind endpoints
     "hf": ["accelerate>=1,<2", "gguf>=0.17,<1", "torch>=2.6,<3", "transformers>=5,<6"],
     "images": ["scikit-learn>=1.5,<2"],  # for the pictures that it ships
