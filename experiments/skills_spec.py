@@ -120,7 +120,7 @@ def family(arms: Mapping[str, TrainedConfig], base: TrainedConfig, key: str) -> 
 def laptop() -> Spec:
     """Theory, a simulation of 10^6 pieces, one trained model of three seeds, parities."""
     return Spec(
-        simulation=SimulationConfig(),
+        simulation=SimulationConfig(pieces=1_000_000),
         parallel=TrainedConfig(LanguageConfig("parallel", 256, 16, (4,), zipf=1.0)),
         serial=TrainedConfig(
             LanguageConfig("serial", 12, 8, (1, 2, 3), (0.25, 0.35, 0.40), held_out=0.1),

@@ -151,7 +151,8 @@ def arms_table(study: SkillsStudy) -> Table:
     for name, arm in study.arms.items():
         config = next(iter(arm.values())).config
         for which in config.sets():
-            cells = [row_cell(study.by_name.get(f"trained/{name}/parameters"))]
+            size = next(iter(arm.values())).num_params
+            cells = [Cell(number(size), size)]
             for key in keys[1:]:
                 cells.append(row_cell(study.by_name.get(f"trained/{name}/{which}/{key}")))
             rows.append((name, which.replace("/held_out", ", held out"), *cells))

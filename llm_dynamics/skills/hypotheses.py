@@ -10,7 +10,7 @@ from llm_dynamics.results import Row, exact, interval_row
 from llm_dynamics.seeds import PerSeed, seed_row
 from llm_dynamics.skills import languages, measures
 from llm_dynamics.skills.outcomes import Outcomes
-from llm_dynamics.skills.trained_rows import SHARE, Arm, Arms, is_independent, row
+from llm_dynamics.skills.trained_rows import SHARE, Arm, Arms, is_independent, known_row, row
 from llm_dynamics.skills.training import HELD_OUT, Trained
 from llm_dynamics.skills.weakest import Weakest, weakest
 
@@ -74,23 +74,17 @@ def slingshot_rows(widths: Mapping[float, Arm], name: str, taus: Sequence[float]
                 width: {seed: measures.slingshot(run, name, tau)[j] for seed, run in arm.items()}
                 for width, arm in widths.items()
             }
-            flat = {w: {s: v for s, v in by.items() if math.isfinite(v)} for w, by in found.items()}
-            for width, by in flat.items():
-                if by:
-                    made = seed_row(
-                        f"h2/width={width:g}/slingshot_{j}/tau={tau:g}", PerSeed(by), "1",
-                        f"{j} times the excess at which c_{j} reaches {tau:g}, over that of c_1",
-                        contrast=False,
-                    )  # fmt: skip
-                    rows.append(_within(made, *SLINGSHOT_RANGE))
-            slope = _slopes({width: by for width, by in flat.items() if by})
-            if slope:
-                rows.append(
-                    seed_row(
-                        f"h2/drift_{j}/tau={tau:g}", PerSeed(slope), "per factor e of width",
-                        f"slope of slingshot_{j} on the logarithm of the width, seed by seed",
-                    )
+            for width, by in found.items():
+                made = known_row(
+                    f"h2/width={width:g}/slingshot_{j}/tau={tau:g}", "1",
+                    f"{j} times the excess at which c_{j} reaches {tau:g}, over that of c_1", by,
                 )  # fmt: skip
+                rows += [_within(one, *SLINGSHOT_RANGE) for one in made]
+            rows += known_row(
+                f"h2/drift_{j}/tau={tau:g}", "per factor e of width",
+                f"slope of slingshot_{j} on the logarithm of the width, seed by seed",
+                _slopes(found), contrast=True,
+            )  # fmt: skip
     return rows
 
 
@@ -252,10 +246,15 @@ def _half_step(run: Trained, k: int) -> float:
 
 
 def _slopes(found: Mapping[float, Mapping[int, float]]) -> dict[int, float]:
-    """Per seed, the slope on ln(width) where at least two widths have a number."""
+    """Per seed, the slope on ln(width); NaN where fewer than two widths have a number."""
     slopes = {}
     for seed in sorted({s for by in found.values() for s in by}):
-        points = [(math.log(width), by[seed]) for width, by in found.items() if seed in by]
+        points = [
+            (math.log(width), by[seed])
+            for width, by in found.items()
+            if math.isfinite(by.get(seed, math.nan))
+        ]
+        slopes[seed] = math.nan
         if len(points) >= 2:
             slopes[seed] = float(np.polyfit(*zip(*points, strict=True), 1)[0])
     return slopes

@@ -89,7 +89,6 @@ def is_independent(config: TrainedConfig) -> bool:
 
 
 def _numbers(run: Trained, alphas: Sequence[float], taus: Sequence[float]) -> Iterator[Number]:
-    yield Number("parameters", "1", "parameters of the model", run.num_params)
     for which, (size, held) in run.config.sets().items():
         texts = f"texts of {size} skills, " + (
             "with a pair that training has not" if held else "as trained on"

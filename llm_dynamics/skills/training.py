@@ -177,7 +177,7 @@ def train(config: TrainedConfig, note=lambda step, loss: None) -> Trained:
         config, seed=0, language=dataclasses.replace(config.language, seed=0)
     )
     fresh, advance = _compiled(dataclasses.replace(shared, looks=1, texts=2))
-    texts = {name: _texts(config, made, *what) for name, what in config.sets().items()}
+    texts = {name: _texts(config, shared, made, *what) for name, what in config.sets().items()}
     params, state = fresh(_key(config, _INIT))
     steps = config.look_steps
     found = {name: ([], []) for name in texts}
@@ -292,11 +292,16 @@ def _key(config: TrainedConfig, stream: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(config.seed), stream)
 
 
-def _texts(config: TrainedConfig, made: Tables, size: int, held_out: bool) -> Texts:
+def _texts(config: TrainedConfig, shared: TrainedConfig, made: Tables, size, held_out) -> Texts:
     if held_out:
         texts_lib.check_held_out(config.language, size)
     key = jax.random.fold_in(_key(config, _LOOK), 2 * size + held_out)
-    return texts_lib.draw(config.language, made, key, config.texts, size, held_out)
+    drawn = _draw(shared.language, made, key, config.texts, size, held_out)
+    # Where the answers are is no number of the device.
+    return drawn._replace(columns_A=np.asarray(drawn.columns_A))
+
+
+_draw = jax.jit(texts_lib.draw, static_argnums=(0, 3, 4, 5))
 
 
 # ---- on disk -------------------------------------------------------------------------------------
