@@ -1,0 +1,245 @@
+"""Which skills, and which combinations of them, does a series of checkpoints have?
+
+    launch/local competence --run=RUN --probes=FILE.jsonl
+    launch/local competence --run=RUN1,RUN2,RUN3 --probes=FILE.jsonl --steps=1000
+    launch/local competence --run=RUN --log --label=attribute --where=group=seen,wording=training
+    launch/local competence --run=RUN --biographies=FILE.jsonl     questions to try it on
+
+Asks every checkpoint questions whose skills are known and holds what it got right against its loss
+and against the theory of skills. docs/competence.md says more. What a checkpoint answered is kept:
+the same command goes on where it was stopped.
+"""
+
+import dataclasses
+import json
+import logging
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+
+from experiments import cli, competence_biographies
+from llm_dynamics import files
+from llm_dynamics.errors import UserError
+from llm_dynamics.model import size
+from llm_dynamics.probe.log import open_log
+from llm_dynamics.report.competence_report import CompetenceStudy, write_report
+from llm_dynamics.skills import labelled as lib
+from llm_dynamics.skills.asked import Settings
+from llm_dynamics.skills.own_runs import checkpoints, own_run
+from llm_dynamics.skills.series import Point, Scorer, log_points
+from llm_dynamics.skills.series_rows import rows
+
+_log = logging.getLogger("llm_dynamics.competence")
+_FROM_LOG = 12  # steps of a log that are shown unless told otherwise
+
+
+@dataclasses.dataclass(frozen=True)
+class FromLog:
+    """Which probes of a log are questions, and what they say."""
+
+    label: str = "skills"
+    where: tuple[tuple[str, str], ...] = ()
+    group: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """One call of the command.
+
+    Attributes:
+      runs: run folders.
+      probes: a labelled probe file; None = the probe logs of the runs.
+      log: how those are read.
+      steps: of every run; none = all checkpoints, or some of a log's.
+      tokenizer: in place of the recorded ones.
+      fewest: questions of a skill, below which a warning is given.
+      settings: of the rows.
+    """
+
+    runs: tuple[Path, ...]
+    probes: Path | None
+    log: FromLog = dataclasses.field(default_factory=FromLog)
+    steps: tuple[int, ...] = ()
+    tokenizer: str = ""
+    fewest: int = lib.FEWEST
+    settings: Settings = dataclasses.field(default_factory=Settings)
+
+
+def run(asked: Asked, workdir: Path, command: str) -> Path:
+    """Asks what was not asked yet, computes and reports; returns the path of the page.
+
+    Raises:
+      UserError: questions, runs or steps that cannot be asked.
+    """
+    labelled, points = _from_log(asked) if asked.probes is None else _from_file(asked, workdir)
+    warnings = labelled.rare(asked.fewest)
+    for warning in warnings:
+        _log.warning("caution: %s", warning)
+    found = rows(points, labelled, asked.settings)
+    files.write_json(workdir / "results.json", found)
+    study = CompetenceStudy(labelled, points, found, asked.settings, tuple(warnings), command)
+    return write_report(workdir, study)
+
+
+def describe(asked: Asked, workdir: Path) -> list[str]:
+    """What will be asked, in lines; refuses what cannot be."""
+    if asked.probes is None:
+        labelled, points = _from_log(asked)
+        return [*_questions(labelled, asked), *(f"{p.name}: in the log" for p in points)]
+    labelled, scorer, members = _prepared(asked, workdir)
+    lines = _questions(labelled, asked)
+    for member in members:
+        what = "answered before" if scorer.is_kept(member) else "to be asked"
+        lines.append(
+            f"{member.run}/step={member.step}: {what} ({scorer.tokens(member):,} tokens to read)"
+        )
+    return lines
+
+
+def _questions(labelled: lib.Labelled, asked: Asked) -> list[str]:
+    sizes, counts = np.unique(labelled.sizes_T, return_counts=True)
+    by_size = ", ".join(f"{n:,} of {k}" for k, n in zip(sizes, counts, strict=True))
+    return [
+        f"questions: {len(labelled.questions):,} ({labelled.source}) about {len(labelled.skills)} "
+        f"skills; by number of skills: {by_size}",
+        f"groups: {labelled.group_T.max() + 1:,}; probes: {labelled.choices_T.sum():,}",
+        *(f"caution: {warning}" for warning in labelled.rare(asked.fewest)),
+    ]
+
+
+def _prepared(asked: Asked, workdir: Path):
+    labelled = lib.read(asked.probes)
+    runs = [own_run(path, asked.tokenizer) for path in asked.runs]
+    members = checkpoints(runs, asked.steps)
+    scorer = Scorer(labelled, workdir / "scores")
+    for member in members:
+        scorer.check(member)
+    return labelled, scorer, members
+
+
+def _from_file(asked: Asked, workdir: Path) -> tuple[lib.Labelled, list[Point]]:
+    labelled, scorer, members = _prepared(asked, workdir)
+    return labelled, [scorer.point(member) for member in members]
+
+
+def _from_log(asked: Asked) -> tuple[lib.Labelled, list[Point]]:
+    labelled, points, where = None, [], dict(asked.log.where)
+    for path in asked.runs:
+        of = own_run(path)
+        log = open_log(of.folder.probes)
+        mine = lib.from_log(log, asked.log.label, where, asked.log.group)
+        if labelled is not None and mine != labelled:
+            raise UserError(f"expected the same questions in all logs, got others in {path}")
+        labelled = mine
+        steps = asked.steps or _some(log["step"].values)
+        points += log_points(log, labelled, where, of.name, size.num_params(of.config), steps)
+    return labelled, points
+
+
+def _some(steps: np.ndarray) -> list[int]:
+    """Recorded steps, evenly spaced, the ends among them."""
+    at = np.linspace(0, len(steps) - 1, min(_FROM_LOG, len(steps))).round().astype(int)
+    return [int(step) for step in steps[np.unique(at)]]
+
+
+def frequencies(path: Path) -> dict[str, float]:
+    """A JSON file of skills and how often training shows them.
+
+    Raises:
+      UserError: not such a file.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {str(skill): float(value) for skill, value in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"expected a JSON object of skills and numbers in {path}, got {type(error).__name__}: "
+            f"{error}"
+        ) from None
+
+
+def _numbers(name: str, words: Sequence[str], kind: type) -> tuple:
+    try:
+        return tuple(kind(word) for word in words)
+    except ValueError:
+        raise UserError(f"expected --{name} as numbers by commas, got {','.join(words)}") from None
+
+
+def _pairs(words: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    parted = [word.partition("=") for word in words]
+    if not all(equals for _, equals, _ in parted):
+        raise UserError(f"expected --where=LABEL=VALUE,LABEL=VALUE, got {','.join(words)}")
+    return tuple((key, value) for key, _, value in parted)
+
+
+def _asked(values) -> Asked:
+    if not values.run:
+        raise UserError("expected --run=RUN, a run folder, or several by commas")
+    if bool(values.probes) == values.log:
+        raise UserError("expected either --probes=FILE.jsonl or --log")
+    settings = Settings(
+        taus=_numbers("taus", values.taus, float),
+        alphas=_numbers("alphas", values.alphas, float),
+        level=values.level,
+        frequency=frequencies(Path(values.frequencies)) if values.frequencies else None,
+    )
+    return Asked(
+        runs=tuple(Path(path) for path in values.run),
+        probes=Path(values.probes) if values.probes else None,
+        log=FromLog(values.label, _pairs(values.where), values.group),
+        steps=_numbers("steps", values.steps, int),
+        tokenizer=values.tokenizer,
+        fewest=values.fewest,
+        settings=settings,
+    )
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    values = flags.FLAGS
+    cli._speak()
+
+    def work() -> None:
+        if values.biographies:
+            if len(values.run) != 1:
+                raise UserError("expected --run=RUN, one run of the biographies study")
+            out = Path(values.biographies)
+            count = competence_biographies.write(Path(values.run[0]), out)
+            print(f"written: {count:,} questions to {out}")
+            return
+        asked = _asked(values)
+        names = "-".join(path.absolute().name for path in asked.runs)
+        workdir = files.expanded(values.workdir or f"runs/competence-{names}").absolute()
+        cli.keep_compiled()
+        if values.dry_run:
+            print("\n".join(describe(asked, workdir)))
+            return
+        command = shlex.join(["launch/local", "competence", *sys.argv[1:]])
+        print(f"report: {run(asked, workdir, command)}")
+
+    cli.plainly(work)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_list("run", [], "run folder, or several by commas")
+    flags.DEFINE_string("probes", "", "labelled probe file, .jsonl or .csv")
+    flags.DEFINE_bool("log", False, "ask the probe logs of the runs instead")
+    flags.DEFINE_string("label", "skills", "of a log's probes: names their skills, joined by +")
+    flags.DEFINE_list("where", [], "LABEL=VALUE by commas: probes of a log that are questions")
+    flags.DEFINE_string("group", "", "of a log's probes: label of what they are about")
+    flags.DEFINE_list("steps", [], "of the checkpoints, by commas; default: all of them")
+    flags.DEFINE_string("tokenizer", "", "tokenizer.json in place of the one recorded")
+    flags.DEFINE_string("workdir", "", "folder of the results; default runs/competence-RUN")
+    flags.DEFINE_bool("dry_run", False, "print what will be asked, and stop")
+    flags.DEFINE_integer("fewest", lib.FEWEST, "questions of a skill, below which it is warned of")
+    flags.DEFINE_float("level", 0.5, "competence at which a skill has emerged")
+    flags.DEFINE_list("taus", ["0.5", "0.7", "0.9"], "competences of the slingshot ratios")
+    flags.DEFINE_list("alphas", ["0.1", "0.2", "0.5"], "measures of the weakest skills")
+    flags.DEFINE_string("frequencies", "", "JSON file: skill -> how often training shows it")
+    flags.DEFINE_string("biographies", "", "write questions on --run's people to this new file")
+    app.run(main, argv=sys.argv)
