@@ -10,6 +10,7 @@ import numpy as np
 
 from llm_dynamics.errors import UserError
 from llm_dynamics.growth import depth as depth_lib
+from llm_dynamics.growth import limits
 from llm_dynamics.growth import width as width_lib
 from llm_dynamics.growth.axes import STREAM, TRANSFORM, Graph
 from llm_dynamics.growth.maps import NEW, Gather, Mix, both, pad, tile
@@ -68,7 +69,8 @@ def make(pair: Pair, width: str, depth: str) -> Operator:
     blends = depth_lib.blends(depth, pair.source, pair.target)
     fading = found.masked and pair.traits.before
     layers = () if fading else _broken(pair, depth)
-    broken = (*found.broken, *layers, *_wrong_eps(pair, found.eps))
+    limited = limits.broken(width_lib.grown_roles(pair.source, pair.target), pair.traits)
+    broken = (*found.broken, *layers, *_wrong_eps(pair, found.eps), *limited)
     return Operator(
         name=f"{width}+{depth}",
         terms=_terms(lifts, blends, found, pair.source),

@@ -18,6 +18,7 @@ class Traits:
       group: query heads for each key head.
       rotary: leading dimensions of query and key heads that are turned, in pairs half of them
         apart; 0 = none.
+      ramped: the frequency of a pair does not follow from its share of the turned dimensions alone.
       head_norm: path of the norm whose output the head reads; "" where there is none.
       tied: the head is the embedding transposed.
     """
@@ -28,6 +29,7 @@ class Traits:
     before: bool = True
     group: int = 1
     rotary: int = 0
+    ramped: bool = False
     head_norm: str = ""
     tied: bool = False
 
@@ -47,6 +49,7 @@ def of_decoder(config: ModelConfig) -> Traits:
         eps=config.norm_eps,
         group=config.num_heads // config.kv_heads,
         rotary=config.rotary_size if config.position == "rotary" else 0,
+        ramped=config.rotary_scaling.kind == "yarn",
         head_norm="final_norm",
         tied=config.tie_embeddings,
     )

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from llm_dynamics.errors import UserError
+from llm_dynamics.model.rotary import RotaryScaling
 from llm_dynamics.spec import nearest
 
 KINDS = ("decoder", "encoder")
@@ -36,6 +37,7 @@ class ModelConfig:
     position: str = "rotary"  # one of POSITIONS
     rotary_fraction: float = 1.0  # leading part of each head that is rotated
     rotary_base: float = 10000.0
+    rotary_scaling: RotaryScaling = dataclasses.field(default_factory=RotaryScaling)
     parallel_residual: bool = False  # attention and MLP read the same residual stream
     use_bias: bool = False  # biases of the linear maps inside the layers
     tie_embeddings: bool = False  # the unembedding is the transposed embedding
@@ -76,14 +78,21 @@ class ModelConfig:
             )
         if not 0 < self.norm_eps < 1:
             raise UserError(f"norm_eps must lie between 0 and 1, got {self.norm_eps}")
-        if self.rotary_base <= 0:
-            raise UserError(f"rotary_base must be positive, got {self.rotary_base}")
+        if self.rotary_base <= (1 if self.rotary_scaling.kind == "yarn" else 0):
+            raise UserError(
+                f"rotary_base must be positive, and above 1 with yarn, got {self.rotary_base}"
+            )
         if self.position == "rotary" and (
             not 0 < self.rotary_fraction <= 1 or self.rotary_size < 2 or self.rotary_size % 2
         ):
             raise UserError(
                 "rotary_fraction must rotate an even number of head dimensions, got "
                 f"{self.rotary_fraction} of {self.head_size}"
+            )
+        if self.position != "rotary" and self.rotary_scaling.kind != "default":
+            raise UserError(
+                f"rotary_scaling {self.rotary_scaling.kind!r} expects position 'rotary', got "
+                f"{self.position!r}; set one of them"
             )
         if not -1 <= self.mask_token < self.vocab_size:
             raise UserError(

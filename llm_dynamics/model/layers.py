@@ -11,6 +11,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from llm_dynamics.model import rotary
 from llm_dynamics.model.config import ModelConfig
 
 
@@ -164,10 +165,17 @@ def rotary_angles(config: ModelConfig, positions_BxL: jax.Array) -> tuple[jax.Ar
 
     Source: Su et al. (2021), eq. 15, with the halves layout of GPT-NeoX and Llama.
     """
-    half = config.rotary_size // 2
-    frequency = config.rotary_base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    half, scaling = config.rotary_size // 2, config.rotary_scaling
+    if scaling.kind == "default":
+        frequency = config.rotary_base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    else:
+        table = rotary.frequencies(config.rotary_size, config.rotary_base, scaling)
+        frequency = jnp.asarray(table, jnp.float32)
     angle = positions_BxL[..., None].astype(jnp.float32) * frequency[None, None]
-    return jnp.cos(angle), jnp.sin(angle)
+    if scaling.size == 1:
+        return jnp.cos(angle), jnp.sin(angle)
+    # On the turned dimensions of queries and keys alike, so scores are multiplied by its square.
+    return scaling.size * jnp.cos(angle), scaling.size * jnp.sin(angle)
 
 
 def rotate(x_BxLxHxE: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:

@@ -191,9 +191,10 @@ def compare(
     if transform:
         transform.check(_model(meta, spec), spec)
     else:
+        # Read as a model, so that fields which a run of an earlier version lacks are at defaults.
         theirs, ours = (
-            {k: v for k, v in model.items() if k not in COMPUTATION}
-            for model in (meta["spec"]["model"], specs.to_json(spec.model))
+            {k: v for k, v in specs.to_json(model).items() if k not in COMPUTATION}
+            for model in (specs.from_json(ModelConfig, meta["spec"]["model"]), spec.model)
         )
         if changes := specs.difference({"model": theirs}, {"model": ours}):
             raise UserError(

@@ -3,6 +3,8 @@
 import numpy as np
 from scipy.special import erf
 
+from llm_dynamics.model import rotary
+
 
 def logits(config, params, tokens_BxL):
     """Logits of tokens, B x L x V, in float64."""
@@ -64,8 +66,10 @@ def _attention(config, weights, x, causal):
 def _rotate(config, x):
     size = config.rotary_size
     half = size // 2
-    frequency = config.rotary_base ** (-np.arange(half) / half)
+    scaling = config.rotary_scaling
+    frequency = rotary.frequencies(size, config.rotary_base, scaling)
     angle = np.arange(x.shape[1])[:, None, None] * frequency
+    x = np.concatenate([x[..., :size] * scaling.size, x[..., size:]], axis=-1)
     first, second, rest = x[..., :half], x[..., half:size], x[..., size:]
     turned = (
         first * np.cos(angle) - second * np.sin(angle),

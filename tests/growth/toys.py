@@ -10,6 +10,7 @@ import numpy as np
 from llm_dynamics.growth import apply, axes, presets, traits
 from llm_dynamics.model.config import ModelConfig
 from llm_dynamics.model.decoder import Decoder
+from llm_dynamics.model.rotary import RotaryScaling
 
 TOKENS = np.random.default_rng(1).integers(97, size=(2, 17)).astype(np.int32)
 
@@ -45,6 +46,8 @@ FAMILIES = {
         "use_bias": True,
         "tie_embeddings": True,
     },
+    "llama3": {"rotary_scaling": RotaryScaling("llama3", 8.0, 8)},
+    "yarn": {"rotary_scaling": RotaryScaling("yarn", 8.0, 200)},
     "olmo": {"norm": "nonparametric_layernorm", "num_kv_heads": 8},
 }
 

@@ -9,6 +9,7 @@ from absl.testing import parameterized
 
 from llm_dynamics.model.config import ModelConfig
 from llm_dynamics.model.decoder import Decoder
+from llm_dynamics.model.rotary import RotaryScaling
 
 V, D, N, H, F, LENGTH = 96, 32, 3, 4, 56, 20
 SHAPE = {"vocab_size": V, "width": D, "num_layers": N, "num_heads": H, "mlp_width": F}
@@ -195,14 +196,33 @@ def _their_shape(kv_heads, tied):
     }
 
 
-def llama(kv_heads, tied):
+def llama(kv_heads, tied, scaling=RotaryScaling(), **theirs):
+    rope = {"rope_type": scaling.kind, "rope_theta": 10000.0, **theirs}
     model = transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(**_their_shape(kv_heads, tied), rms_norm_eps=1e-5)
+        transformers.LlamaConfig(
+            **_their_shape(kv_heads, tied), rms_norm_eps=1e-5, rope_parameters=rope
+        )
     )
     config = ModelConfig(
-        **SHAPE, num_kv_heads=kv_heads, norm="rmsnorm", mlp="swiglu", tie_embeddings=tied
+        **SHAPE,
+        num_kv_heads=kv_heads,
+        norm="rmsnorm",
+        mlp="swiglu",
+        tie_embeddings=tied,
+        rotary_scaling=scaling,
     )
     return model, config, lambda state: _convert_llama(state, kv_heads, True, tied)
+
+
+def llama3():
+    theirs = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    scaling = RotaryScaling("llama3", 8.0, 12)
+    return llama(2, True, scaling, factor=8.0, original_max_position_embeddings=12, **theirs)
+
+
+def yarn():
+    scaling = RotaryScaling("yarn", 8.0, 12)
+    return llama(2, True, scaling, factor=8.0, original_max_position_embeddings=12)
 
 
 def olmo(tied):
@@ -218,6 +238,9 @@ class FamiliesTest(parameterized.TestCase):
         ("gpt2", gpt2),
         ("llama_grouped_untied", lambda: llama(kv_heads=2, tied=False)),
         ("llama_one_key_head_tied", lambda: llama(kv_heads=1, tied=True)),
+        ("llama_linear", lambda: llama(2, True, RotaryScaling("linear", 4.0), factor=4.0)),
+        ("llama3", llama3),
+        ("llama_yarn", yarn),
         ("olmo_tied", lambda: olmo(tied=True)),
     )
     def test_same_logits_as_transformers(self, build):
