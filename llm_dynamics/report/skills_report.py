@@ -82,14 +82,15 @@ def compose(study: SkillsStudy) -> Page:
     if study.simulation:
         config = study.simulation
         about = (
-            f"{number(config.pieces)} pieces of {config.k} skills out of {number(config.skills)}"
+            f"{number(config.pieces)} pieces of {config.k} skills out of {number(config.skills)}."
         )
         drawn = skills_theory.simulated(study.rows, about)
         sections.append(Section("Simulated skill graphs", (drawn,) if drawn else ()))
     if study.arms:
         blocks: list[Any] = [Terms(_LANGUAGES), arms_table(study)]
         blocks += skills_figures.trained_figures(study)
-        blocks.append(residual_table(study))
+        table = residual_table(study)
+        blocks.append(Fold(f"How failures fall on skills: {len(table.rows)} numbers", (table,)))
         sections.append(Section("Trained models", tuple(b for b in blocks if b)))
     if study.parity:
         figures = tuple(skills_parity.parity_figures(study.parity))
@@ -185,6 +186,8 @@ def residual_table(study: SkillsStudy) -> Table:
 
 
 def _verdict(row: Mapping[str, Any]) -> str:
+    if row["name"].endswith("/success"):  # no difference, so 0 means nothing
+        return ""
     if row["low"] is None:
         return "no interval"
     if row["low"] > 0:

@@ -42,7 +42,9 @@ class SkillsStudy:
         return {row["name"]: row for row in self.rows}
 
     def first(self, kind: str) -> str | None:
-        """The first arm of a language without held-out pairs, else the first at all."""
+        """The arm of a language's own name, else the first without held-out pairs, else any."""
+        if kind in self.arms:
+            return kind
         found = [n for n, arm in self.arms.items() if _language(arm).kind == kind]
         plain = [n for n in found if not _language(self.arms[n]).held_out]
         return next(iter([*plain, *found]), None)

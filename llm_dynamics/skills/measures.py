@@ -14,6 +14,7 @@ from llm_dynamics.skills.training import HELD_OUT, Trained
 
 _MOST_LATE = 0.1  # share of the skills up to a rank that may not have emerged
 _FEWEST = 8  # ranks in a fit
+_FEWEST_ANSWERS = 10  # of a skill, to say when it emerges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,9 +122,12 @@ def _exchanged(outcomes: Outcomes):
 def emergence_steps(run: Trained, name: str, level: float = 0.5) -> np.ndarray:
     """Updates until each skill's accuracy first reaches `level`, S; NaN where it does not.
 
-    Linear between looks.
+    Linear between looks. A skill that the looks ask for less often than ten times has none, as an
+    accuracy of so few answers reaches anything by chance.
     """
-    accuracy_NxS = np.array([o.accuracy_S for o in looks(run, name)])
+    outcomes = looks(run, name)
+    accuracy_NxS = np.array([o.accuracy_S for o in outcomes])
+    accuracy_NxS[:, outcomes[0].edges_S < _FEWEST_ANSWERS] = np.nan
     steps_N = run.steps_N
     found_S = np.full(accuracy_NxS.shape[1], np.nan)
     for s, accuracy_N in enumerate(accuracy_NxS.T):
@@ -139,8 +143,8 @@ def emergence_steps(run: Trained, name: str, level: float = 0.5) -> np.ndarray:
 def rank_slope(steps_S: np.ndarray) -> float:
     """Slope of the logarithm of the emergence time on that of the rank, by least squares.
 
-    Over ranks 1 .. r, r the last one up to which nearly all skills emerged, so that those that
-    never did are not left out in favour of the fast ones; NaN with few of them.
+    Over ranks 1 .. r, r the last one up to which nearly all skills have a time, so that those
+    that never emerge are not left out in favour of the fast ones; NaN with few of them.
     """
     missing = np.isnan(steps_S)
     late = np.cumsum(missing) / np.arange(1, len(steps_S) + 1)

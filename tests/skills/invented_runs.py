@@ -22,7 +22,7 @@ def run(right_NxS, steps_N, excess_N=None, size: int = 4, texts: int = 4000, zip
     right_NxS = np.asarray(right_NxS)
     config = TrainedConfig(
         LanguageConfig("parallel", right_NxS.shape[1], 4, (size,), zipf=zipf),
-        steps=int(steps_N[-1]), looks=len(steps_N) - 1, texts=1024,
+        steps=int(steps_N[-1]), looks=len(steps_N) - 1, texts=1024, warmup=0,
     )  # fmt: skip
     measure_S = languages.measure(config.language)
     found = [outcomes(row, size, texts, 0, measure_S) for row in right_NxS]
