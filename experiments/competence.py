@@ -2,6 +2,7 @@
 
     launch/local competence --run=RUN --probes=FILE.jsonl
     launch/local competence --run=RUN1,RUN2,RUN3 --probes=FILE.jsonl --steps=1000
+    launch/local competence --run=P1,P2,P3 --at=1000,2000,4000 --probes=FILE.jsonl
     launch/local competence --run=RUN --log --label=attribute --where=group=seen,wording=training
     launch/local competence --run=RUN --biographies=FILE.jsonl     questions to try it on
 
@@ -34,6 +35,7 @@ from llm_dynamics.skills.series import Point, Scorer, log_points
 from llm_dynamics.skills.series_rows import rows
 
 _log = logging.getLogger("llm_dynamics.competence")
+_SERIES = "series"  # the run whose checkpoints are folders of their own
 _FROM_LOG = 12  # steps of a log that are shown unless told otherwise
 
 
@@ -55,6 +57,8 @@ class Asked:
       probes: a labelled probe file; None = the probe logs of the runs.
       log: how those are read.
       steps: of every run; none = all checkpoints, or some of a log's.
+      at: updates of one series whose checkpoints are the runs, each a folder of one checkpoint (as
+        imported ones are); none = runs are what their folders say.
       tokenizer: in place of the recorded ones.
       fewest: questions of a skill, below which a warning is given.
       settings: of the rows.
@@ -64,6 +68,7 @@ class Asked:
     probes: Path | None
     log: FromLog = dataclasses.field(default_factory=FromLog)
     steps: tuple[int, ...] = ()
+    at: tuple[int, ...] = ()
     tokenizer: str = ""
     fewest: int = lib.FEWEST
     settings: Settings = dataclasses.field(default_factory=Settings)
@@ -115,6 +120,11 @@ def _prepared(asked: Asked, workdir: Path):
     labelled = lib.read(asked.probes)
     runs = [own_run(path, asked.tokenizer) for path in asked.runs]
     members = checkpoints(runs, asked.steps)
+    if asked.at and not len(asked.at) == len(set(asked.at)) == len(runs) == len(members):
+        raise UserError(
+            f"expected as many different numbers in --at as runs, and one checkpoint of each, got "
+            f"{len(asked.at)} numbers, {len(runs)} runs and {len(members)} checkpoints"
+        )
     scorer = Scorer(labelled, workdir / "scores")
     for member in members:
         scorer.check(member)
@@ -123,7 +133,13 @@ def _prepared(asked: Asked, workdir: Path):
 
 def _from_file(asked: Asked, workdir: Path) -> tuple[lib.Labelled, list[Point]]:
     labelled, scorer, members = _prepared(asked, workdir)
-    return labelled, [scorer.point(member) for member in members]
+    points = [scorer.point(member) for member in members]
+    if asked.at:
+        points = [
+            dataclasses.replace(point, run=_SERIES, step=step, tokens=0)
+            for point, step in zip(points, asked.at, strict=True)
+        ]
+    return labelled, points
 
 
 def _from_log(asked: Asked) -> tuple[lib.Labelled, list[Point]]:
@@ -179,6 +195,8 @@ def _pairs(words: Sequence[str]) -> tuple[tuple[str, str], ...]:
 def _asked(values) -> Asked:
     if not values.run:
         raise UserError("expected --run=RUN, a run folder, or several by commas")
+    if values.at and values.log:
+        raise UserError("expected --at with --probes, got --log: a log says its steps")
     if bool(values.probes) == values.log:
         raise UserError("expected either --probes=FILE.jsonl or --log")
     settings = Settings(
@@ -192,6 +210,7 @@ def _asked(values) -> Asked:
         probes=Path(values.probes) if values.probes else None,
         log=FromLog(values.label, _pairs(values.where), values.group),
         steps=_numbers("steps", values.steps, int),
+        at=_numbers("at", values.at, int),
         tokenizer=values.tokenizer,
         fewest=values.fewest,
         settings=settings,
@@ -233,6 +252,7 @@ if __name__ == "__main__":
     flags.DEFINE_list("where", [], "LABEL=VALUE by commas: probes of a log that are questions")
     flags.DEFINE_string("group", "", "of a log's probes: label of what they are about")
     flags.DEFINE_list("steps", [], "of the checkpoints, by commas; default: all of them")
+    flags.DEFINE_list("at", [], "updates of one series whose checkpoints are the runs, by commas")
     flags.DEFINE_string("tokenizer", "", "tokenizer.json in place of the one recorded")
     flags.DEFINE_string("workdir", "", "folder of the results; default runs/competence-RUN")
     flags.DEFINE_bool("dry_run", False, "print what will be asked, and stop")

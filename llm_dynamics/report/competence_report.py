@@ -161,7 +161,7 @@ def _checkpoints(rows: Mapping[str, Row], study: CompetenceStudy) -> Section:
     body = tuple(
         (
             p.name,
-            Cell(number(p.tokens), p.tokens),
+            Cell(number(p.tokens or None), p.tokens),
             Cell(number(p.num_params), p.num_params),
             row_cell(rows[f"{p.name}/loss"]),
             row_cell(rows[f"{p.name}/theta"]),
@@ -173,7 +173,7 @@ def _checkpoints(rows: Mapping[str, Row], study: CompetenceStudy) -> Section:
     return Section(
         "Loss and competence",
         (
-            Text(f"Guessing gets right: {guess}. Tokens are those of the run itself."),
+            Text(f"Guessing gets right: {guess}. Tokens are those of the run itself, where known."),
             figures.loss(rows, study.points, study.sizes),
             Table("Checkpoints", columns, body, columns[1:], sortable=True),
         ),

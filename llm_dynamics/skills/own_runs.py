@@ -62,8 +62,9 @@ class OwnRun:
         if self.tokenizer_asked:
             return load_tokenizer(self.tokenizer_asked, None, folder)
         # One that was trained is kept by what it was trained on, which a study may have invented.
-        kind, _, number = self.data.tokenizer.partition(":")
-        for path in sorted((folder / "tokenizers").glob(f"{kind}-{number}-*/tokenizer.json")):
+        name = self.data.tokenizer
+        kept = f"{name.replace(':', '-')}-*/tokenizer.json" if name.startswith("bpe:") else ""
+        for path in sorted((folder / "tokenizers").glob(kept)) if kept else ():
             found = load_tokenizer(str(path), None, folder)
             if found.fingerprint == trained:
                 return found
@@ -71,7 +72,7 @@ class OwnRun:
             return build_tokenizer(self.data)
         except UserError as error:
             raise UserError(
-                f"the tokenizer {self.data.tokenizer!r} of {self.folder.path} is neither in the "
+                f"the tokenizer {name!r} of {self.folder.path} is neither in the "
                 f"cache {folder} nor can it be made again ({error}); give its tokenizer.json by "
                 "--tokenizer"
             ) from None

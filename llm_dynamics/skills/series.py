@@ -66,7 +66,7 @@ class Point:
     Attributes:
       run: as of its checkpoint, and so
       step: and
-      tokens: are.
+      tokens: are; 0 = not known.
       num_params: of the model; 0 = not known.
       outcomes: on all questions.
     """

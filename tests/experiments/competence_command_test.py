@@ -194,6 +194,26 @@ def test_steps_and_several_runs(made, undrawn, tmp_path):
         competence.describe(dataclasses.replace(asked, runs=(run, run)), tmp_path)
 
 
+def test_a_series_of_folders(made, undrawn, tmp_path):
+    """As imported checkpoints are: each the only one of a folder, with a tokenizer.json."""
+    text = tokenizers.train_bpe(["some words to train it on"] * 3, 257)
+    files.write_text(tmp_path / "tokenizer.json", text)
+    name = str(tmp_path / "tokenizer.json")
+    trained = tokenizers.load_tokenizer(name, None, tmp_path).fingerprint
+    runs = [make_run(tmp_path / f"p{i}", MODEL, name, "", trained, save=(i,)) for i in (1, 2)]
+    asked = Asked(tuple(runs), made[1], at=(4000, 1000), settings=FAST)
+    competence.run(asked, tmp_path / "out", "")
+    rows = by_name(tmp_path / "out")
+    assert "series/exponent_2" in rows and "series/step=1000/theta" in rows
+    alone = Asked((runs[1],), made[1], settings=FAST)
+    competence.run(alone, tmp_path / "alone", "")
+    theta = by_name(tmp_path / "alone")["p2/step=2/theta"]
+    assert rows["series/step=1000/theta"] == theta | {"name": "series/step=1000/theta"}
+    for at in ((1000,), (1000, 1000)):
+        with pytest.raises(UserError, match="as many different numbers in --at as runs"):
+            competence.describe(dataclasses.replace(asked, at=at), tmp_path)
+
+
 def test_what_is_refused_before_anything_is_asked(made, tmp_path):
     run, questions = made
     encoder = make_run(tmp_path / "encoder", ENCODER, save=())
@@ -318,15 +338,16 @@ def test_questions_of_a_biographies_run(tmp_path):
     [
         ([], "expected --run=RUN"),
         (["--run=a"], "either --probes=FILE.jsonl or --log"),
+        (["--run=a", "--log", "--at=1"], "a log says its steps"),
         (["--run=a", "--log", "--where=group"], "--where=LABEL=VALUE"),
         (["--run=a", "--log", "--steps=x"], "--steps as numbers by commas, got x"),
         (["--run=a", "--log", "--frequencies=absent"], "JSON object of skills and numbers"),
     ],
 )
-def test_mistakes_of_flags(flags, message, capsys, monkeypatch):
+def test_mistakes_of_flags(flags, message):
     values = dict(
-        run=[], probes="", log=False, label="skills", where=[], group="", steps=[], tokenizer="",
-        taus=["0.5"], alphas=["0.1"], level=0.5, frequencies="", fewest=10,
+        run=[], probes="", log=False, label="skills", where=[], group="", steps=[], at=[],
+        tokenizer="", taus=["0.5"], alphas=["0.1"], level=0.5, frequencies="", fewest=10,
     )  # fmt: skip
     for flag in flags:
         key, _, value = flag[2:].partition("=")
