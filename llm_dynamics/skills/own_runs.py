@@ -99,7 +99,9 @@ class OwnCheckpoint:
 
     @property
     def identity(self) -> str:
-        return fingerprint([self.of.record, self.step])
+        # Imported parameters may differ under one spec, and training again writes a new folder.
+        written = (self.of.folder.checkpoints / str(self.step)).stat().st_mtime_ns
+        return fingerprint([self.of.record, self.step, written])
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -209,6 +210,12 @@ def test_a_series_of_folders(made, undrawn, tmp_path):
     competence.run(alone, tmp_path / "alone", "")
     theta = by_name(tmp_path / "alone")["p2/step=2/theta"]
     assert rows["series/step=1000/theta"] == theta | {"name": "series/step=1000/theta"}
+    # Other parameters under the same spec are another checkpoint.
+    scorer = Scorer(lib.read(made[1]), tmp_path / "out" / "scores")
+    assert scorer.is_kept(checkpoints([own_run(runs[0])])[0])
+    shutil.rmtree(runs[0] / "checkpoints")
+    make_run(runs[0], MODEL, name, "", trained, save=(1,))
+    assert not scorer.is_kept(checkpoints([own_run(runs[0])])[0])
     for at in ((1000,), (1000, 1000)):
         with pytest.raises(UserError, match="as many different numbers in --at as runs"):
             competence.describe(dataclasses.replace(asked, at=at), tmp_path)
