@@ -167,12 +167,9 @@ def arms_table(study: SkillsStudy) -> Table:
 
 def residual_table(study: SkillsStudy) -> Table:
     """How far from worst, and from independent, failures are."""
-    names = [
-        row["name"]
-        for row in study.rows
-        if row["name"].startswith("trained/") and ("/adversariality/" in row["name"]
-        or "/residual_" in row["name"] or "/jump_" in row["name"])
-    ]  # fmt: skip
+    shown = ("/adversariality/", "/control/", "/residual_", "/jump_")
+    names = [row["name"] for row in study.rows if row["name"].startswith("trained/")]
+    names = [name for name in names if any(key in name for key in shown)]
     rows = tuple(
         (
             name.removeprefix("trained/"),

@@ -4,7 +4,6 @@ An arm is the runs of one config with several seeds; a seed decides parameters, 
 at once.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -13,9 +12,9 @@ import numpy as np
 
 from llm_dynamics.results import Row
 from llm_dynamics.seeds import PerSeed, seed_row
-from llm_dynamics.skills import languages, measures
+from llm_dynamics.skills import languages, measures, training
 from llm_dynamics.skills.training import Trained, TrainedConfig
-from llm_dynamics.skills.weakest import Weakest, weakest
+from llm_dynamics.skills.weakest import weakest
 
 Arm = Mapping[int, Trained]  # by seed
 Arms = Mapping[str, Arm]
@@ -94,6 +93,8 @@ def _numbers(run: Trained, alphas: Sequence[float], taus: Sequence[float]) -> It
             "with a pair that training has not" if held else "as trained on"
         )
         last = run.outcomes(which, -1)
+        words = f"best possible loss of {texts}, exact given the texts"
+        yield Number(f"{which}/best", TEXT, words, training.best_loss(run.config, which))
         yield Number(f"{which}/excess", TEXT, f"excess of {texts}, at the end", last.delta)
         yield Number(f"{which}/theta", SHARE, f"failed {texts}, at the end", last.theta)
         if held:
@@ -153,23 +154,23 @@ def _jumps(run: Trained, which: str) -> Iterator[Number]:
 
 
 def _adversariality(run: Trained, which: str, alphas: Sequence[float]) -> Iterator[Number]:
-    for alpha in alphas:
-        for theta in _THETAS:
+    """Where failures lie between chance and the worst case; a control with skills dealt anew."""
+    measure_S, looks = languages.measure(run.config.language), measures.looks(run, which)
+    for theta in _THETAS:
+        near = min(looks, key=lambda o: abs(o.theta - theta))
+        found = abs(near.theta - theta) <= theta / 2
+        dealt = near.permuted(np.random.default_rng(run.config.seed))
+        for alpha in alphas:
             words = (
                 "(error - theta) / (largest possible - theta) of the weakest skills of measure "
                 f"{alpha:g}, at the look whose theta is nearest to {theta:g}"
             )
-            key = f"{which}/adversariality/alpha={alpha:g}/theta={theta:g}"
-            found = _at_theta(run, which, alpha, theta)
-            yield Number(key, "1", words, found.adversariality)
-
-
-def _at_theta(run: Trained, which: str, alpha: float, theta: float) -> Weakest:
-    near = min(measures.looks(run, which), key=lambda o: abs(o.theta - theta))
-    found = weakest(near, alpha, languages.measure(run.config.language))
-    if abs(near.theta - theta) > theta / 2:
-        return dataclasses.replace(found, error=math.nan)
-    return found
+            end = f"alpha={alpha:g}/theta={theta:g}"
+            value = weakest(near, alpha, measure_S).adversariality if found else math.nan
+            yield Number(f"{which}/adversariality/{end}", "1", words, value)
+            value = weakest(dealt, alpha, measure_S).adversariality if found else math.nan
+            words = f"the same with skills dealt anew to the texts: {words}"
+            yield Number(f"{which}/control/{end}", "1", words, value, True)
 
 
 def _largest(values) -> float:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from scipy import special
 
 from llm_dynamics import files
 from llm_dynamics import spec as specs
@@ -173,9 +174,7 @@ def train(config: TrainedConfig, note=lambda step, loss: None) -> Trained:
       UserError: the loss is no longer finite, or too few texts with held-out pairs.
     """
     made = languages.tables(config.language)
-    shared = dataclasses.replace(
-        config, seed=0, language=dataclasses.replace(config.language, seed=0)
-    )
+    shared = _shared(config)
     fresh, advance = _compiled(dataclasses.replace(shared, looks=1, texts=2))
     texts = {name: _texts(config, shared, made, *what) for name, what in config.sets().items()}
     params, state = fresh(_key(config, _INIT))
@@ -202,6 +201,16 @@ def train(config: TrainedConfig, note=lambda step, loss: None) -> Trained:
         for name, (right, excess) in found.items()
     }
     return Trained(config, np.array(steps), np.array(losses), seen)
+
+
+def best_loss(config: TrainedConfig, name: str) -> float:
+    """The best possible loss on a set of texts, nats per text: exact given each of its texts."""
+    language, (size, held_out) = config.language, config.sets()[name]
+    if language.kind != "latent":
+        return language.answers(size) * languages.entropy(language.noise, language.symbols)
+    texts = _texts(config, _shared(config), languages.tables(language), size, held_out)
+    bayes_TxAxQ = np.asarray(texts.bayes_TxAxQ, float)
+    return float(special.entr(bayes_TxAxQ).sum(axis=(1, 2)).mean())
 
 
 def lesson_of(config: TrainedConfig, step: int) -> Lesson:
@@ -286,6 +295,12 @@ def _compiled(config: TrainedConfig):
         return jax.lax.fori_loop(start, stop, update, (params, state, jnp.float32(0)))
 
     return fresh, advance
+
+
+def _shared(config: TrainedConfig) -> TrainedConfig:
+    """What the runs of all seeds have in common, and compile once."""
+    language = dataclasses.replace(config.language, seed=0)
+    return dataclasses.replace(config, seed=0, language=language)
 
 
 def _key(config: TrainedConfig, stream: int) -> jax.Array:

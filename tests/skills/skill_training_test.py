@@ -105,3 +105,14 @@ def test_what_cannot_be_trained():
             dataclasses.replace(SMALL, **changes)
     with pytest.raises(UserError, match="lower peak"):
         training.train(dataclasses.replace(SMALL, peak=1e30, looks=1, steps=40))
+
+
+def test_the_best_loss_is_the_entropy_of_the_answers():
+    noisy = dataclasses.replace(SMALL.language, noise=0.2)
+    config = dataclasses.replace(SMALL, language=noisy)
+    np.testing.assert_allclose(training.best_loss(config, "k2"), 2 * languages.entropy(0.2, 4))
+    assert training.best_loss(SMALL, "k2") == 0
+    # Shown nothing but noise, a latent skill leaves a uniform answer.
+    latent = LanguageConfig("latent", 4, 4, (2,), noise=0.999, demos=1)
+    config = dataclasses.replace(SMALL, language=latent, texts=64)
+    np.testing.assert_allclose(training.best_loss(config, "k2"), 2 * np.log(4), rtol=1e-3)
