@@ -70,7 +70,7 @@ def start(study: Study) -> None:
             raise app.UsageError(
                 f"unexpected argument {argv[1]!r}; settings are given as --config.KEY=VALUE"
             )
-        _speak()
+        speak()
         plainly(lambda: _main(study, overrides, command))
 
     app.run(main, argv=rest)
@@ -168,7 +168,7 @@ def _main(study: Study, overrides: Mapping[str, str], command: str) -> None:
     print(f"report: {study.run(spec, workdir, command)}")
 
 
-def _speak() -> None:
+def speak() -> None:
     """Our own progress lines go to standard error as they are.
 
     Libraries report failures by raising; what they log besides (a traceback for every thread that

@@ -30,9 +30,10 @@ from llm_dynamics.probe.log import open_log
 from llm_dynamics.report.competence_report import CompetenceStudy, write_report
 from llm_dynamics.skills import labelled as lib
 from llm_dynamics.skills.asked import Settings
-from llm_dynamics.skills.own_runs import checkpoints, own_run
+from llm_dynamics.skills.own_runs import checkpoints
 from llm_dynamics.skills.series import Point, Scorer, log_points
 from llm_dynamics.skills.series_rows import rows
+from llm_dynamics.train.finished import finished_run
 
 _log = logging.getLogger("llm_dynamics.competence")
 _SERIES = "series"  # the run whose checkpoints are folders of their own
@@ -118,7 +119,7 @@ def _questions(labelled: lib.Labelled, asked: Asked) -> list[str]:
 
 def _prepared(asked: Asked, workdir: Path):
     labelled = lib.read(asked.probes)
-    runs = [own_run(path, asked.tokenizer) for path in asked.runs]
+    runs = [finished_run(path, asked.tokenizer) for path in asked.runs]
     members = checkpoints(runs, asked.steps)
     if asked.at and not len(asked.at) == len(set(asked.at)) == len(runs) == len(members):
         raise UserError(
@@ -145,7 +146,7 @@ def _from_file(asked: Asked, workdir: Path) -> tuple[lib.Labelled, list[Point]]:
 def _from_log(asked: Asked) -> tuple[lib.Labelled, list[Point]]:
     labelled, points, where = None, [], dict(asked.log.where)
     for path in asked.runs:
-        of = own_run(path)
+        of = finished_run(path)
         log = open_log(of.folder.probes)
         mine = lib.from_log(log, asked.log.label, where, asked.log.group)
         if labelled is not None and mine != labelled:
@@ -221,7 +222,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     values = flags.FLAGS
-    cli._speak()
+    cli.speak()
 
     def work() -> None:
         if values.biographies:

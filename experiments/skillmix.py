@@ -45,6 +45,7 @@ from llm_dynamics.skillmix.synth_texts import SynthConfig
 from llm_dynamics.spec import fingerprint, to_json
 from llm_dynamics.train import plan_lines
 from llm_dynamics.train.config import CheckpointConfig, RunSpec, TrainConfig
+from llm_dynamics.train.finished import finished_run
 from llm_dynamics.train.run_folder import RunFolder
 
 _log = logging.getLogger("llm_dynamics.skillmix")
@@ -172,9 +173,9 @@ def _open(config: DataConfig, corpus: synth_texts.Corpus, spec: SynthSpec) -> Op
 def _run_synth(spec: SynthSpec, folder: RunFolder, command: str) -> Path:
     ready = prepare(spec, folder)
     probed.learn(ready, folder, command)
-    model, params, step = own.load_params(folder.path)
+    trained, step = finished_run(folder.path), spec.train.steps
     name = f"{folder.path.name} step {step} {fingerprint(to_json(spec))}"
-    writer = own.OwnModel(name, model, params, ready.tokenizer, spec.batch)
+    writer = own.OwnModel(name, trained.config, trained.params(step), ready.tokenizer, spec.batch)
     asked = _items(spec.evaluation, synth.SKILLS, tuple(synth.TOPICS))
     grader = lib.ExactGrader()
     with Ledger(folder.path / "ledger.jsonl") as ledger:

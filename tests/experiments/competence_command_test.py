@@ -32,10 +32,11 @@ from llm_dynamics.probe.probes import Probe, encode_all
 from llm_dynamics.probe.scoring import MEASURES, make_scorer
 from llm_dynamics.skills import labelled as lib
 from llm_dynamics.skills.asked import Settings
-from llm_dynamics.skills.own_runs import OwnCheckpoint, checkpoints, own_run
+from llm_dynamics.skills.own_runs import OwnCheckpoint, checkpoints
 from llm_dynamics.skills.series import Scorer, blocks
 from llm_dynamics.train.checkpoint import Checkpoints
 from llm_dynamics.train.config import CheckpointConfig, RunSpec, TrainConfig
+from llm_dynamics.train.finished import finished_run
 
 MODEL = ModelConfig(
     vocab_size=257, width=16, num_layers=1, num_heads=2, mlp_width=32, max_length=48
@@ -143,7 +144,7 @@ def test_scores_are_those_of_one_call(finished, made):
     """Blocks, packing and keeping change nothing."""
     run, questions = made
     labelled = lib.read(questions)
-    member = checkpoints([own_run(run)], [4])[0]
+    member = checkpoints([finished_run(run)], [4])[0]
     encoded = encode_all(labelled.probes(), member.tokenizer)
     packed = packing.pack(encoded, 48)
     values = np.asarray(make_scorer(build_model(MODEL), packed)(member.params()))
@@ -212,10 +213,10 @@ def test_a_series_of_folders(made, undrawn, tmp_path):
     assert rows["series/step=1000/theta"] == theta | {"name": "series/step=1000/theta"}
     # Other parameters under the same spec are another checkpoint.
     scorer = Scorer(lib.read(made[1]), tmp_path / "out" / "scores")
-    assert scorer.is_kept(checkpoints([own_run(runs[0])])[0])
+    assert scorer.is_kept(checkpoints([finished_run(runs[0])])[0])
     shutil.rmtree(runs[0] / "checkpoints")
     make_run(runs[0], MODEL, name, "", trained, save=(1,))
-    assert not scorer.is_kept(checkpoints([own_run(runs[0])])[0])
+    assert not scorer.is_kept(checkpoints([finished_run(runs[0])])[0])
     for at in ((1000,), (1000, 1000)):
         with pytest.raises(UserError, match="as many different numbers in --at as runs"):
             competence.describe(dataclasses.replace(asked, at=at), tmp_path)
@@ -232,7 +233,7 @@ def test_what_is_refused_before_anything_is_asked(made, tmp_path):
     for path, asked, message in (
         (encoder, questions, "encoder, which predicts no next token"),
         (run, long, r"at most 48 tokens .* 1 longer ones: 'epic' \(61\)"),
-        (absent, questions, r"'bpe:257' of .*absent is neither in the cache .*--tokenizer"),
+        (absent, questions, r"'bpe:257' of .*absent is neither in the cache .*as tokenizer"),
         (other, questions, "'bytes' is not the one that .*other was trained with"),
         (none, questions, "none has no checkpoint; train it with train.checkpoint.every"),
         (tmp_path, questions, "is not a run's spec"),
@@ -258,11 +259,11 @@ def test_a_trained_tokenizer_is_found_by_what_it_is(tmp_path):
     trained = tokenizers.load_tokenizer(str(tmp_path / "own.json"), None, tmp_path).fingerprint
     model = dataclasses.replace(MODEL, vocab_size=258)
     run = make_run(tmp_path / "run", model, "bpe:258", str(tmp_path), trained, save=(9,))
-    assert own_run(run).tokenizer.fingerprint == trained
+    assert finished_run(run).tokenizer.fingerprint == trained
     files.write_text(tmp_path / "tokenizers" / "bpe-258-b" / "tokenizer.json", "{}")
-    assert own_run(run, str(tmp_path / "own.json")).tokenizer.fingerprint == trained
+    assert finished_run(run, str(tmp_path / "own.json")).tokenizer.fingerprint == trained
     with pytest.raises(UserError, match="'bytes' is not the one"):
-        _ = own_run(run, "bytes").tokenizer
+        _ = finished_run(run, "bytes").tokenizer
 
 
 def test_a_damaged_checkpoint_is_named(made, undrawn, tmp_path):

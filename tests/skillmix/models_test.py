@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import flax.linen as nn
 import jax
 import pytest
 
@@ -90,7 +91,7 @@ def test_a_decoder_of_ours_replies_alike_in_any_batch(tmp_path):
         vocab_size=257, width=8, num_layers=1, num_heads=1, mlp_width=8, max_length=32,
         tie_embeddings=True,
     )  # fmt: skip
-    params = own.nn.unbox(jax.jit(Decoder(config).new_params)(jax.random.key(0)))
+    params = nn.unbox(jax.jit(Decoder(config).new_params)(jax.random.key(0)))
     tokenizer = dataclasses.replace(
         load_tokenizer("bytes", None, tmp_path), _decode=lambda ids: " ".join(map(str, ids))
     )
