@@ -105,12 +105,16 @@ def product_residual(outcomes: Outcomes, size: int, of: Outcomes | None = None) 
       size: of the tuples, up to the answers of a text; for one answer a text, its skills.
       of: where the accuracies are measured.
     """
-    parts = [(of, outcomes)] if of is not None else [*_exchanged(outcomes)]
-    whole = outcomes.right_TxA.shape[1] == 1
-    found = [
-        (1 - look.theta if whole else look.joint(size)) - look.product(name.accuracy_S, size)
-        for name, look in parts
-    ]
+    found = []
+    for name, look in [(of, outcomes)] if of is not None else _exchanged(outcomes):
+        # Both sides over the texts whose skills were all measured: rare skills may not be.
+        known_T = np.isfinite(name.accuracy_S[look.skills_TxK]).all(axis=1)
+        if not known_T.any():
+            return math.nan
+        look = look.take(known_T)
+        whole = look.right_TxA.shape[1] == 1
+        had = 1 - look.theta if whole else look.joint(size)
+        found.append(had - look.product(name.accuracy_S, size))
     return float(np.mean(found))
 
 

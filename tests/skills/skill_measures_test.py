@@ -6,6 +6,7 @@ import numpy as np
 from absl.testing import parameterized
 
 from llm_dynamics.skills import measures
+from llm_dynamics.skills.outcomes import Outcomes
 from tests.skills import invented_runs
 
 
@@ -59,3 +60,11 @@ class MeasuresTest(parameterized.TestCase):
         np.testing.assert_allclose(
             measures.product_residual(common.take(order), 3), 0.6 - 0.6**3, atol=0.02
         )
+
+    def test_texts_with_skills_that_were_never_measured_count_on_neither_side(self):
+        # The second skill stands only in texts of one half, which fail: a product cannot know it.
+        skills, right = np.zeros((4000, 2), int), np.ones((4000, 2), bool)
+        skills[1:1000:2] = 1
+        right[1:1000:2] = False
+        found = Outcomes(skills, right, np.where(right, 0.0, 2.0).sum(axis=1), 2)
+        assert measures.product_residual(found, 2) == 0
