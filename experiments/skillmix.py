@@ -188,7 +188,7 @@ def _run_synth(spec: SynthSpec, folder: RunFolder, command: str) -> Path:
     ]
     words = f"a decoder of ours after {step} steps on {len(ready.corpus.texts):,} texts"
     study = SkillmixStudy(
-        spec.evaluation, results, f"{words} with up to {spec.texts.k_train} skills", "exact",
+        spec.evaluation, results, f"{words} with up to {spec.texts.k_train} skills", "exact rules",
         kinds=[kinds[id(r)] for r in results],
     )  # fmt: skip
     return _finish(folder, rows, study)

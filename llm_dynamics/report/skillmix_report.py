@@ -52,7 +52,7 @@ class SkillmixStudy:
       config: of the evaluation.
       results: every item with its texts.
       writer: who wrote, in words.
-      grader: who graded; "exact" where points are decided.
+      grader: who graded; rules where points are decided by rule.
       corpus: rates for the parrot bound; None = novelty was looked up.
       lists: how many skills and topics there were to draw from; None = those of the small language.
       kinds: of novelty, one a result, where it was looked up.
@@ -153,7 +153,7 @@ def _scores(rows: Mapping[str, Row], ks: Sequence[int], study: SkillmixStudy) ->
             Text(
                 f"Items are drawn from {drawn}: k different skills in random order and a topic. "
                 f"Each item gets {study.config.generations} texts, each text "
-                f"{study.config.gradings} gradings of k + 3 points."
+                f"{study.config.gradings} grading{'s' * (study.config.gradings > 1)} of k + 3 points."
             ),
             skillmix_figures.metrics(rows, ks, study.corpus is not None),
             Table("Scores with 95 % intervals over items", columns, body, columns),
