@@ -152,8 +152,8 @@ def _scores(rows: Mapping[str, Row], ks: Sequence[int], study: SkillmixStudy) ->
         (
             Text(
                 f"Items are drawn from {drawn}: k different skills in random order and a topic. "
-                f"Texts of an item: {study.config.generations}; gradings of a text, on k + 3 points: "
-                f"{study.config.gradings}."
+                f"Texts of an item: {study.config.generations}; gradings of a text, on k + 3 "
+                f"points: {study.config.gradings}."
             ),
             skillmix_figures.metrics(rows, ks, study.corpus is not None),
             Table("Scores with 95 % intervals over items", columns, body, columns),
