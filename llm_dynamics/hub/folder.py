@@ -26,15 +26,13 @@ class Stored:
     file: Path
     dtype: str  # as the format writes it, "BF16"
     shape: tuple[int, ...]
-
-    @property
-    def bytes(self) -> int:
-        """Its size in the file."""
-        return int(np.prod(self.shape)) * {"F32": 4, "BF16": 2, "F16": 2}.get(self.dtype, 0)
+    bytes: int  # there
 
 
 class Folder:
     """A model as transformers' `save_pretrained` writes it; opening it reads no weights."""
+
+    dtypes = tuple(DTYPES)  # that can be read
 
     def __init__(self, path: str | Path):
         """Opens the folder.
@@ -130,7 +128,7 @@ class Folder:
             with safetensors.safe_open(path, framework="numpy") as file:
                 slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
                 return {
-                    name: Stored(path, part.get_dtype(), tuple(part.get_shape()))
+                    name: _stored(path, part.get_dtype(), tuple(part.get_shape()))
                     for name, part in slices.items()
                 }
         except (OSError, safetensors.SafetensorError) as error:
@@ -151,3 +149,8 @@ class Folder:
                 f"{self.path / found[more[0]]} holds the tensor {more[0]}, which {INDEX} does not "
                 "name; fetch both again"
             )
+
+
+def _stored(path: Path, dtype: str, shape: tuple[int, ...]) -> Stored:
+    size = np.dtype(DTYPES[dtype]).itemsize if dtype in DTYPES else 0
+    return Stored(path, dtype, shape, size * int(np.prod(shape)))

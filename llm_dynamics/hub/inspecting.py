@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from llm_dynamics.errors import UserError
 from llm_dynamics.hub.families import read_config
 from llm_dynamics.hub.reading import open_source, problems
-from llm_dynamics.hub.tokenizer_files import MAIN, TokenizerFiles
+from llm_dynamics.hub.tokenizer_files import found_words
 from llm_dynamics.model import size
 
 
@@ -46,12 +46,10 @@ def describe(source: str, tokenizer: str = "", ignore: Iterable[str] = ()) -> li
     ]
     refused += problems(opened, family, config)
     try:
-        beside = opened.path if opened.path.is_dir() else opened.path.parent
         if tokenizer not in ("gpt2", "bytes"):
-            if not tokenizer and not (beside / MAIN).exists():
-                raise UserError(f"no {MAIN} beside it; give --tokenizer")
-            found = TokenizerFiles(tokenizer or beside, config.vocab_size).tokenizer
-            lines.append(f"tokenizer   {found.vocab_size:,} ids, end of document {found.eos_id}")
+            with found_words(opened, tokenizer, config.vocab_size) as words:
+                ids, eos = words.tokenizer.vocab_size, words.tokenizer.eos_id
+            lines.append(f"tokenizer   {ids:,} ids, end of document {eos}")
     except UserError as error:
         refused.append(str(error))
     return lines + [f"refused     {line}" for line in refused or ["nothing (weights not read yet)"]]

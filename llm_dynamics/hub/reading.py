@@ -17,7 +17,8 @@ from jax.sharding import Mesh, SingleDeviceSharding
 
 from llm_dynamics.errors import UserError
 from llm_dynamics.hub.families import Family, read_config
-from llm_dynamics.hub.folder import DTYPES, Folder, Stored
+from llm_dynamics.hub.folder import Folder, Stored
+from llm_dynamics.hub.gguf_file import GgufFile
 from llm_dynamics.hub.layouts import Tensor, unpack
 from llm_dynamics.model import sharding
 from llm_dynamics.model.build import build_model
@@ -38,16 +39,19 @@ class Source(Protocol):
     @property
     def where(self) -> str: ...
 
+    @property
+    def dtypes(self) -> tuple[str, ...]: ...
+
     def read(self, name: str) -> np.ndarray: ...
 
 
 def open_source(path: str | Path) -> Source:
-    """A model on this machine, by its folder.
+    """A model on this machine, by its folder or .gguf file.
 
     Raises:
-      UserError: see `Folder`.
+      UserError: see `Folder` and `GgufFile`.
     """
-    return Folder(path)
+    return GgufFile(path) if str(path).endswith(".gguf") else Folder(path)
 
 
 def load(
@@ -56,7 +60,8 @@ def load(
     """The model in a folder: its configuration and float32 parameters.
 
     Args:
-      folder: as `save_pretrained` writes it, one file of safetensors or several with an index.
+      folder: as `save_pretrained` writes it, one file of safetensors or several with an index; or a
+        .gguf file of a Llama.
       mesh: the devices that the parameters are laid out on; None = the first device.
       ignore: fields of config.json that are harmless though they are not known to be.
 
@@ -120,8 +125,10 @@ def problems(source: Source, family: Family, config: ModelConfig) -> list[str]:
             said.append(
                 f"{stored[name]} has the shape {list(found.shape)}, expected {list(tensor.shape)}"
             )
-        if found.dtype not in DTYPES:
-            said.append(f"{stored[name]} is of type {found.dtype}, expected {', '.join(DTYPES)}")
+        if found.dtype not in source.dtypes:
+            said.append(
+                f"{stored[name]} is of type {found.dtype}, expected {', '.join(source.dtypes)}"
+            )
     for name in stored:
         spared = re.fullmatch(family.buffers, name) or (
             name == family.head and config.tie_embeddings

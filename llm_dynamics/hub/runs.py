@@ -13,12 +13,12 @@ from llm_dynamics import files
 from llm_dynamics import spec as specs
 from llm_dynamics.data.cache import cache_folder
 from llm_dynamics.data.config import DataConfig
-from llm_dynamics.data.tokenizers import load_tokenizer
+from llm_dynamics.data.tokenizers import Tokenizer, load_tokenizer
 from llm_dynamics.errors import UserError
 from llm_dynamics.hub.families import Family, read_config
 from llm_dynamics.hub.folder import CONFIG
-from llm_dynamics.hub.reading import check, open_source, read_params
-from llm_dynamics.hub.tokenizer_files import MAIN, TokenizerFiles
+from llm_dynamics.hub.reading import Source, check, open_source, read_params
+from llm_dynamics.hub.tokenizer_files import MAIN, TokenizerFiles, found_words
 from llm_dynamics.hub.whole import free, whole_folder
 from llm_dynamics.hub.writing import SHARD_BYTES, export
 from llm_dynamics.model.config import ModelConfig
@@ -64,7 +64,7 @@ def import_run(
     """Makes a run folder whose only checkpoint, of step 0, holds the parameters and no moments.
 
     Args:
-      source: the folder of the checkpoint.
+      source: the folder of the checkpoint, or a .gguf file.
       run: the run folder to make; new or empty. It is there whole or not at all.
       tokenizer: a tokenizer.json (PATH.json#TOKEN), its folder, "gpt2" or "bytes", in place of the
         one beside the checkpoint.
@@ -76,20 +76,23 @@ def import_run(
     target, opened = free(run), open_source(source)
     family, config = read_config(opened.fields, opened.where, ignore)
     check(opened, family, config)
-    words = None
     if tokenizer in ("gpt2", "bytes"):
-        name = tokenizer
         loaded = load_tokenizer(tokenizer, None, cache_folder())
-    else:
-        beside = opened.path if opened.path.is_dir() else opened.path.parent
-        if not tokenizer and not (beside / MAIN).exists():
-            raise UserError(
-                f"expected a tokenizer.json in {beside}, found none; name the model's own by "
-                "--tokenizer=PATH.json, gpt2 or bytes"
-            )
-        eos_id = None if tokenizer else _first(opened.fields.get("eos_token_id"))
-        words = TokenizerFiles(tokenizer or beside, config.vocab_size, eos_id)
-        name, loaded = words.spec(target / HUB / MAIN), words.tokenizer
+        return _import(opened, family, config, target, tokenizer, loaded, None)
+    with found_words(opened, tokenizer, config.vocab_size) as words:
+        name = words.spec(target / HUB / MAIN)
+        return _import(opened, family, config, target, name, words.tokenizer, words)
+
+
+def _import(
+    opened: Source,
+    family: Family,
+    config: ModelConfig,
+    target: Path,
+    name: str,
+    tokenizer: Tokenizer,
+    words: TokenizerFiles | None,
+) -> Imported:
     spec = RunSpec(
         model=config,
         data=DataConfig(tokenizer=name, length=min(DataConfig.length, config.max_length)),
@@ -114,7 +117,7 @@ def import_run(
     meta = {
         "spec": specs.to_json(spec),
         "data": data["fingerprint"],
-        "tokenizer": loaded.fingerprint,
+        "tokenizer": tokenizer.fingerprint,
         "schedule": [0, 0],  # none was read, and none has to be gone on with
         "first_data_step": 0,
     }
@@ -215,11 +218,6 @@ def _tokenizer_of(data: DataConfig, fingerprint: str) -> str | Path | None:
             "--tokenizer=PATH.json"
         )
     return said
-
-
-def _first(value: Any) -> int | None:
-    value = value[0] if isinstance(value, list) and value else value
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _word(value: Any) -> str:

@@ -1,7 +1,10 @@
 """The files of a tokenizer, as they lie beside a model of theirs."""
 
+import contextlib
 import json
 import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,8 @@ from llm_dynamics import files
 from llm_dynamics.data.cache import cache_folder
 from llm_dynamics.data.tokenizers import Tokenizer, check_vocabulary, load_tokenizer
 from llm_dynamics.errors import UserError
+from llm_dynamics.hub.gguf_file import GgufFile
+from llm_dynamics.hub.reading import Source
 
 MAIN, CONFIG = "tokenizer.json", "tokenizer_config.json"
 BESIDE = (
@@ -103,6 +108,36 @@ class TokenizerFiles:
         said: Any = _object(path).get("eos_token") if path in self._beside else None
         said = said.get("content") if isinstance(said, dict) else said
         return said if isinstance(said, str) else ""
+
+
+@contextlib.contextmanager
+def found_words(source: Source, asked: str, vocab_size: int) -> Iterator[TokenizerFiles]:
+    """The tokenizer that is asked for, else the one beside a checkpoint or inside it.
+
+    Args:
+      source: the checkpoint.
+      asked: a tokenizer.json or its folder; "" = none.
+      vocab_size: of the model.
+
+    Raises:
+      UserError: there is none, or see `TokenizerFiles`.
+    """
+    if asked:
+        yield TokenizerFiles(asked, vocab_size)
+        return
+    eos_id = source.fields.get("eos_token_id")
+    eos_id = eos_id[0] if isinstance(eos_id, list) and eos_id else eos_id
+    if isinstance(source, GgufFile):
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, MAIN).write_text(source.tokenizer_json(), encoding="utf-8")
+            yield TokenizerFiles(folder, vocab_size, eos_id)
+        return
+    if not (source.path / MAIN).exists():
+        raise UserError(
+            f"expected a {MAIN} in {source.path}, found none; name the model's own by "
+            "--tokenizer=PATH.json, gpt2 or bytes"
+        )
+    yield TokenizerFiles(source.path, vocab_size, eos_id)
 
 
 def _object(path: Path) -> dict[str, Any]:
