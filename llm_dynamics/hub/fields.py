@@ -4,6 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llm_dynamics.errors import UserError
+from llm_dynamics.model.config import ModelConfig
+from llm_dynamics.model.rotary import RotaryScaling
+from llm_dynamics.spec import from_json
 
 _REQUIRED = object()
 
@@ -19,6 +22,38 @@ HARMLESS = frozenset(
     "torch_dtype torchscript transformers.js_config transformers_version use_bfloat16 use_cache "
     "unsloth_version unsloth_fixed".split()
 )
+
+# Kinds of rotary scaling: their words and ours, `RotaryScaling`.
+SCALING_WORDS: dict[str, dict[str, str]] = {
+    "default": {},
+    "linear": {"factor": "factor"},
+    "llama3": {
+        "factor": "factor",
+        "original_max_position_embeddings": "original_length",
+        "low_freq_factor": "low",
+        "high_freq_factor": "high",
+    },
+    "yarn": {
+        "factor": "factor",
+        "original_max_position_embeddings": "original_length",
+        "beta_fast": "beta_fast",
+        "beta_slow": "beta_slow",
+        "truncate": "truncate",
+        "attention_factor": "attention_factor",
+    },
+}
+
+
+def rope_scaling(config: ModelConfig) -> dict[str, Any]:
+    """The field rope_scaling of a config.json; {} where nothing is scaled."""
+    scaling = config.rotary_scaling
+    if scaling.kind == "default":
+        return {}
+    words = SCALING_WORDS[scaling.kind]
+    said = {theirs: getattr(scaling, ours) for theirs, ours in words.items()}
+    if not said.get("attention_factor", 1):  # derived
+        del said["attention_factor"]
+    return {"rope_scaling": {"rope_type": scaling.kind} | said}
 
 
 class Fields:
@@ -89,29 +124,47 @@ class Fields:
 
     def rope(
         self, base: str = "rope_theta", fraction: str = "partial_rotary_factor", part: float = 1.0
-    ) -> tuple[float, float]:
-        """Base and rotated fraction of the rotary encoding, in the words of old and new files.
+    ) -> dict[str, Any]:
+        """The rotary encoding as fields of `ModelConfig`, in the words of old and new files.
 
         Args:
           base: the older name of the base.
-          fraction: the older name of the fraction.
+          fraction: the older name of the fraction that is rotated.
           part: the fraction where none is given.
         """
         scaling, parameters = (self.take(k, {}) for k in ("rope_scaling", "rope_parameters"))
-        name = "rope_scaling" if scaling else "rope_parameters"
-        found = dict(scaling or parameters)
-        kinds = [found.pop(key, None) for key in ("rope_type", "type")]
-        for kind in kinds:
-            if kind not in (None, "default"):
-                self.refuse(f"{name}.rope_type", kind, "'default'")
-        theta = self._number(base, found.pop("rope_theta", self.take(base, 10000.0)))
-        share = self._number(
-            fraction, found.pop("partial_rotary_factor", self.take(fraction, part))
-        )
-        if not any(kind not in (None, "default") for kind in kinds):
-            for key, value in found.items():
+        name, found = ("rope_scaling", scaling) if scaling else ("rope_parameters", parameters)
+        if not isinstance(found, dict):
+            raise UserError(f"{self.where}: expected {name} to be an object, got {found!r}")
+        found = dict(found)
+        return {
+            "rotary_base": self._number(base, found.pop("rope_theta", self.take(base, 10000.0))),
+            "rotary_fraction": self._number(
+                fraction, found.pop("partial_rotary_factor", self.take(fraction, part))
+            ),
+            "rotary_scaling": self._scaling(name, found),
+        }
+
+    def _scaling(self, name: str, found: dict[str, Any]) -> RotaryScaling:
+        old, kind = found.pop("type", None), found.pop("rope_type", None)
+        kind = kind or old or "default"
+        if kind not in SCALING_WORDS:
+            self.refuse(f"{name}.rope_type", kind, " or ".join(map(repr, SCALING_WORDS)))
+            return RotaryScaling()
+        said = {}
+        for key, value in found.items():
+            if key in SCALING_WORDS[kind] and value is not None:
+                said[SCALING_WORDS[kind][key]] = value
+            elif value is not None and kind != "default":
+                self.refuse(f"{name}.{key}", value, f"no such field with {kind}")
+            elif value is not None and key != "original_max_position_embeddings":
                 self.refuse(f"{name}.{key}", value, "no such field")
-        return theta, share
+        if kind != "default" and "factor" not in said:
+            self.refuse(f"{name}.factor", None, "a number")
+            return RotaryScaling()
+        if "original_max_position_embeddings" in SCALING_WORDS[kind]:
+            said.setdefault("original_length", self.whole("max_position_embeddings"))
+        return from_json(RotaryScaling, {"kind": kind} | said, f"{self.where} {name}")
 
     def finish(self, ignored: Iterable[str] = ()) -> None:
         """Refuses what was noted and every field that was not taken.

@@ -6,7 +6,7 @@ transformers.
 
 from typing import Any
 
-from llm_dynamics.hub.fields import Fields
+from llm_dynamics.hub.fields import Fields, rope_scaling
 from llm_dynamics.hub.gpt2 import ACTIVATIONS
 from llm_dynamics.hub.layouts import Part, Tensor, linear, same, vector
 from llm_dynamics.model.config import ModelConfig
@@ -15,7 +15,6 @@ from llm_dynamics.model.config import ModelConfig
 def read(fields: Fields) -> ModelConfig:
     """The model of a config.json."""
     fields.only("attention_bias", True)
-    base, fraction = fields.rope("rotary_emb_base", "rotary_pct", 0.25)
     width = fields.whole("hidden_size")
     return ModelConfig(
         vocab_size=fields.whole("vocab_size"),
@@ -28,8 +27,7 @@ def read(fields: Fields) -> ModelConfig:
         norm_eps=fields.number("layer_norm_eps", 1e-5),
         mlp=fields.choice("hidden_act", ACTIVATIONS, "gelu"),
         position="rotary",
-        rotary_fraction=fraction,
-        rotary_base=base,
+        **fields.rope("rotary_emb_base", "rotary_pct", 0.25),
         parallel_residual=fields.flag("use_parallel_residual", True),
         use_bias=True,
         tie_embeddings=fields.flag("tie_word_embeddings", False),
@@ -52,6 +50,7 @@ def write(config: ModelConfig) -> dict[str, Any]:
         "use_parallel_residual": config.parallel_residual,
         "attention_bias": True,
         "tie_word_embeddings": config.tie_embeddings,
+        **rope_scaling(config),
     }
 
 

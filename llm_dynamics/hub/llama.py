@@ -6,7 +6,7 @@ Source: Touvron et al. (2023), Groeneveld et al. (2024), and the classes `LlamaF
 
 from typing import Any
 
-from llm_dynamics.hub.fields import Fields
+from llm_dynamics.hub.fields import Fields, rope_scaling
 from llm_dynamics.hub.layouts import Part, Tensor, linear, same, vector
 from llm_dynamics.model.config import ModelConfig
 
@@ -41,9 +41,9 @@ def read_olmo(fields: Fields) -> ModelConfig:
 
 def _shape(fields: Fields) -> dict[str, Any]:
     fields.only("hidden_act", "silu", "swish")
-    base, fraction = fields.rope()
-    if fraction != 1:
-        fields.refuse("partial_rotary_factor", fraction, "1.0")
+    rope = fields.rope()
+    if rope["rotary_fraction"] != 1:
+        fields.refuse("partial_rotary_factor", rope["rotary_fraction"], "1.0")
     heads = fields.whole("num_attention_heads")
     kv_heads = fields.whole("num_key_value_heads", heads)
     return {
@@ -56,7 +56,7 @@ def _shape(fields: Fields) -> dict[str, Any]:
         "max_length": fields.whole("max_position_embeddings", 2048),
         "mlp": "swiglu",
         "position": "rotary",
-        "rotary_base": base,
+        **rope,
         "tie_embeddings": fields.flag("tie_word_embeddings", False),
     }
 
@@ -85,6 +85,7 @@ def write_olmo(config: ModelConfig) -> dict[str, Any]:
         "rope_theta": config.rotary_base,
         "attention_bias": False,
         "tie_word_embeddings": config.tie_embeddings,
+        **rope_scaling(config),
     }
 
 

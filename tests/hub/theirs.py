@@ -81,6 +81,36 @@ CASES = {
     "llama_biases_wide_heads": case(
         "Llama", **rope(), num_key_value_heads=4, attention_bias=True, mlp_bias=True, head_dim=16
     ),
+    "llama_stretched_as_llama3": case(
+        "Llama",
+        rope_parameters={
+            "rope_type": "llama3",
+            "rope_theta": 100.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 3.0,
+            "original_max_position_embeddings": 16,
+        },
+    ),
+    "llama_stretched_by_yarn": case(
+        "Llama",
+        rope_parameters={
+            "rope_type": "yarn",
+            "rope_theta": 100.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 16,
+            "beta_fast": 4.0,
+        },
+    ),
+    "neox_stretched": case(
+        "GPTNeoX",
+        rope_parameters={
+            "rope_type": "linear",
+            "rope_theta": 100.0,
+            "factor": 3.0,
+            "partial_rotary_factor": 0.5,
+        },
+    ),
     "olmo": case("Olmo", **rope(), num_key_value_heads=4),
     "olmo_grouped_tied": case("Olmo", **rope(), num_key_value_heads=2, tie_word_embeddings=True),
 }
