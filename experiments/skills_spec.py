@@ -63,6 +63,14 @@ class Spec:
                     f"the study gives every run its seed; leave {base}.seed and "
                     f"{base}.language.seed at 0 and set seeds"
                 )
+        sizes = self.serial.language.sizes
+        if sorted(sizes) != list(range(1, len(sizes) + 1)):
+            raise UserError(
+                f"expected serial.language.sizes of 1, 2, ... without a gap, since each is held "
+                f"against the smaller ones, got {sizes}"
+            )
+        if max(self.pairs.language.sizes) < 2:
+            raise UserError("expected pairs.language.sizes with texts of 2 skills or more")
         if "trained" in self.parts:
             self.trained()
 
@@ -148,7 +156,7 @@ def desk() -> Spec:
             *(f"parallel~language.zipf={zipf}" for zipf in (0.0, 0.5, 1.5)),
             "parallel~language.held_out=0.2",
             "serial",
-            *(f"pairs~language.held_out={share}" for share in (0.1, 0.3, 0.5, 0.7, 0.9)),
+            *(f"pairs~language.held_out={share}" for share in (0.1, 0.3, 0.5, 0.7, 0.9, 0.95)),
             "latent",
             "sum",
         ),

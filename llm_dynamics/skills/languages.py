@@ -61,6 +61,11 @@ class LanguageConfig:
             raise UserError(
                 f"expected a positive share for each of {len(self.sizes)} sizes, got {self.shares}"
             )
+        if self.shares and min(self.shares) < max(self.shares) / 50:
+            raise UserError(
+                "expected shares within a factor of 50, so that a batch has texts of each size, "
+                f"got {self.shares}"
+            )
         if not 0 <= self.zipf <= 4 or not 0 <= self.noise < 1 or not 0 <= self.held_out < 1:
             raise UserError(
                 "expected 0 <= zipf <= 4 and 0 <= noise, held_out < 1, got "

@@ -117,13 +117,12 @@ def lesson(config: LanguageConfig, made: Tables, key: jax.Array, count: int) -> 
     """`count` texts of all sizes, a pure function of its arguments; traceable."""
     most, parts = max(map(config.answers, config.sizes)), []
     for size, rows in zip(config.sizes, config.rows(count), strict=True):
-        if rows:
-            texts = draw(config, made, jax.random.fold_in(key, size), rows, size)
-            fill = ((0, 0), (0, most - config.answers(size)))
-            columns_BxA = jnp.broadcast_to(texts.columns_A, texts.answer_TxA.shape)
-            mask_BxA = jnp.ones(columns_BxA.shape, jnp.float32)
-            answers = (jnp.pad(x, fill) for x in (columns_BxA, texts.answer_TxA, mask_BxA))
-            parts.append(Lesson(texts.tokens_TxL, texts.segment_ids_TxL, *answers))
+        texts = draw(config, made, jax.random.fold_in(key, size), rows, size)
+        fill = ((0, 0), (0, most - config.answers(size)))
+        columns_BxA = jnp.broadcast_to(texts.columns_A, texts.answer_TxA.shape)
+        mask_BxA = jnp.ones(columns_BxA.shape, jnp.float32)
+        answers = (jnp.pad(x, fill) for x in (columns_BxA, texts.answer_TxA, mask_BxA))
+        parts.append(Lesson(texts.tokens_TxL, texts.segment_ids_TxL, *answers))
     return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
 
 

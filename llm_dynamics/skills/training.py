@@ -37,6 +37,8 @@ from llm_dynamics.skills.texts import Lesson, Texts
 HELD_OUT = "held_out"
 _DATA, _INIT, _LOOK = 0, 1, 2  # streams of random numbers of a seed
 _CHUNK = 1024  # texts scored at once
+_TIE = 1e-5  # probabilities that far apart are equal but for rounding
+_FORMAT = 2  # raise it when a config would give another run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +72,7 @@ class TrainedConfig:
             )
         if not 0 <= self.seed < 2**31:
             raise UserError(f"expected a seed of 0 to {2**31 - 1}, got {self.seed}")
-        if self.batch < len(self.language.sizes):
+        if not all(self.language.rows(self.batch)):
             raise UserError(f"expected a batch of at least a text of each size, got {self.batch}")
         # Refuse a schedule or a model that does not fit.
         make_schedule(self.optim.schedule, self.steps)
@@ -237,8 +239,11 @@ def score(model: ModelConfig, num_skills: int, params: Any, texts: Texts):
         h_CxAxD = hidden_at(decoder, params, rows, columns_CxA)
         log_CxAxV = jax.nn.log_softmax(decoder.apply(variables, h_CxAxD, method="unembed"))
         first = FIRST_SKILL + num_skills
-        best_CxA = first + jnp.argmax(bayes_CxAxQ, axis=-1)
-        right_CxA = jnp.argmax(log_CxAxV, axis=-1) == best_CxA
+        chosen_CxA = jnp.argmax(log_CxAxV, axis=-1) - first
+        # Demonstrations may leave several answers equally good: each of them is right.
+        best_CxAxQ = bayes_CxAxQ >= jnp.max(bayes_CxAxQ, axis=-1, keepdims=True) - _TIE
+        symbols_Q = jnp.arange(bayes_CxAxQ.shape[-1])
+        right_CxA = jnp.any(best_CxAxQ & (chosen_CxA[..., None] == symbols_Q[None, None]), axis=-1)
         # 0 ln 0 = 0: where the best prediction excludes a symbol, the model's does not count.
         entropy_CxAxQ = jax.scipy.special.xlogy(bayes_CxAxQ, bayes_CxAxQ)
         kl_CxAxQ = entropy_CxAxQ - bayes_CxAxQ * log_CxAxV[..., first:]
@@ -330,7 +335,7 @@ def save(run: Trained, path: Path) -> None:
         arrays[f"{name}:right_NxTxA"] = np.packbits(seen.right_NxTxA, axis=1)
         arrays[f"{name}:excess_NxT"] = seen.excess_NxT.astype(np.float32)
     with files.replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays, config=np.array(specs.fingerprint(run.config)))
+        np.savez_compressed(file, **arrays, config=np.array(_digest(run.config)))
 
 
 def load(config: TrainedConfig, path: Path) -> Trained:
@@ -342,8 +347,11 @@ def load(config: TrainedConfig, path: Path) -> Trained:
     try:
         with np.load(path) as stored:
             arrays = {name: stored[name] for name in stored.files}
-        if str(arrays["config"]) != specs.fingerprint(config):
-            raise UserError(f"{path} is of another run than asked for; use a new --workdir")
+        if str(arrays["config"]) != _digest(config):
+            raise UserError(
+                f"{path} is of another run than asked for, or of another version of it; use a new "
+                "--workdir"
+            )
         seen = {name: _stored(arrays, name, config.texts) for name in config.sets()}
         return Trained(config, arrays["steps_N"], arrays["loss_N"], seen)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -351,6 +359,10 @@ def load(config: TrainedConfig, path: Path) -> Trained:
             f"{path} cannot be read ({error}); delete it, and the same command trains that run "
             "again"
         ) from None
+
+
+def _digest(config: TrainedConfig) -> str:
+    return specs.fingerprint([_FORMAT, specs.to_json(config)])
 
 
 def _stored(arrays: Mapping[str, np.ndarray], name: str, texts: int) -> Seen:
