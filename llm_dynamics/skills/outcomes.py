@@ -103,12 +103,12 @@ class Outcomes:
     @cached_property
     def edges_S(self) -> np.ndarray:
         """Edges of each skill: how often a text needs it, repetitions counted."""
-        return self._count(np.ones(len(self)))
+        return self._count(np.ones((len(self), 1)))
 
     @cached_property
     def failed_edges_S(self) -> np.ndarray:
         """Edges of each skill to texts that fail."""
-        return self._count(self.failed_T)
+        return self._count(self.failed_T[:, None])
 
     @property
     def error_S(self) -> np.ndarray:
@@ -123,9 +123,7 @@ class Outcomes:
         """
         if self.right_TxA.shape[1] == 1:
             return 1 - self.error_S
-        right = np.zeros(self.num_skills)
-        np.add.at(right, self.skills_TxK, self.right_TxA)
-        return _ratio(right, self.edges_S)
+        return _ratio(self._count(self.right_TxA), self.edges_S)
 
     def joint(self, size: int) -> float:
         """c_k': mean over texts and over subsets of so many answers of all being right.
@@ -162,10 +160,10 @@ class Outcomes:
             power_Txj[:, 1:] += power_Txj[:, :-1] * column[:, None]
         return float(power_Txj[:, size].mean() / math.comb(self.skills_TxK.shape[1], size))
 
-    def _count(self, weight_T: np.ndarray) -> np.ndarray:
+    def _count(self, weight_TxK: np.ndarray) -> np.ndarray:
         present = self.skills_TxK != NO_SKILL
-        weight_TxK = np.broadcast_to(weight_T[:, None], present.shape)[present]
-        return np.bincount(self.skills_TxK[present], weight_TxK, minlength=self.num_skills)
+        weights = np.broadcast_to(weight_TxK, present.shape)[present]
+        return np.bincount(self.skills_TxK[present], weights, minlength=self.num_skills)
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:

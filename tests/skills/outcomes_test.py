@@ -51,6 +51,11 @@ class OutcomesTest(parameterized.TestCase):
             np.array([[0, 1], [0, 1]]), np.array([[True, False], [True, True]]), np.zeros(2), 2
         )
         np.testing.assert_array_equal(found.accuracy_S, [1.0, 0.5])
+        # The answer in the place of no skill is nobody's, not the last skill's.
+        fewer = Outcomes(
+            np.array([[0, -1], [0, 1]]), np.array([[True, True], [True, False]]), np.zeros(2), 2
+        )
+        np.testing.assert_array_equal(fewer.accuracy_S, [1.0, 0.0])
         whole = Outcomes(np.array([[0, 1], [0, 1]]), np.array([[False], [True]]), np.zeros(2), 2)
         np.testing.assert_array_equal(whole.accuracy_S, [0.5, 0.5])
 
