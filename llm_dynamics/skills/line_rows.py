@@ -16,7 +16,7 @@ from scipy import stats
 from llm_dynamics.results import Interval, Row, exact, interval_row, note_not_shown
 from llm_dynamics.skills.asked import SHARE, Asked, drawn_row
 from llm_dynamics.skills.measures import excess_at
-from llm_dynamics.skills.product_law import ProductLaw, fitted_exponent
+from llm_dynamics.skills.product_law import EXPONENTS, ProductLaw, fitted_exponent
 from llm_dynamics.skills.resampling import mean
 from llm_dynamics.skills.series import Point
 
@@ -68,7 +68,9 @@ def line_rows(line: Line, asked: Asked) -> list[Row]:
                     drawn_row(f"{line.name}/exponent_{k}", fitted_exponent(single_RxN, success_RxN),
                         "1", asked.groups(asked.sizes_T == k),
                         f"a of Y = X^a over {len(laws)} checkpoints, Y success on questions of {k} "
-                        f"skills, X on single-skill ones; {k} by the power law"),
+                        f"skills, X on single-skill ones; {k} by the power law",
+                        missing="single skills are had always or never, or no exponent of "
+                        f"{EXPONENTS[0]:g} to {EXPONENTS[1]:g} is best"),
                     k,
                 )
             )  # fmt: skip

@@ -15,7 +15,8 @@ from scipy import optimize
 from llm_dynamics.skills.outcomes import Outcomes
 from llm_dynamics.skills.resampling import mean
 
-_EXPONENTS = (0.01, 50.0)  # among which one is sought
+EXPONENTS = (0.01, 50.0)  # among which one is sought
+_AT_AN_END = 1e-3  # of these, relative: the search stops just before it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,8 @@ class ProductLaw:
     @property
     def exponent_R(self) -> np.ndarray:
         """ln Y / ln X, which is k by the power law; NaN where X or Y is 0 or 1."""
-        inside = (self.single_R > 0) & (self.single_R < 1) & (self.success_R > 0)
+        inside = (self.single_R > 0) & (self.single_R < 1)
+        inside &= (self.success_R > 0) & (self.success_R < 1)
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(inside, np.log(self.success_R) / np.log(self.single_R), np.nan)
 
@@ -92,14 +94,19 @@ def product_law(
 
 
 def fitted_exponent(single_RxN: np.ndarray, success_RxN: np.ndarray) -> np.ndarray:
-    """The a of Y = X^a over N checkpoints by least squares, R; NaN where X is 0 or 1 everywhere."""
+    """The a of Y = X^a over N checkpoints by least squares, R.
+
+    NaN where X is 0 or 1 everywhere, and where no a within `EXPONENTS` is best.
+    """
+    least, most = EXPONENTS[0] * (1 + _AT_AN_END), EXPONENTS[1] * (1 - _AT_AN_END)
 
     def fit(x_N, y_N):
         if not ((x_N > 0) & (x_N < 1)).any() or np.isnan(y_N).any():
             return np.nan
-        return optimize.minimize_scalar(
-            lambda a: ((y_N - x_N**a) ** 2).sum(), bounds=_EXPONENTS, method="bounded"
+        found = optimize.minimize_scalar(
+            lambda a: ((y_N - x_N**a) ** 2).sum(), bounds=EXPONENTS, method="bounded"
         ).x
+        return found if least < found < most else np.nan
 
     return np.array([fit(x_N, y_N) for x_N, y_N in zip(single_RxN, success_RxN, strict=True)])
 

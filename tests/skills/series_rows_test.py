@@ -15,7 +15,7 @@ from llm_dynamics.skills.asked import Asked, Settings
 from llm_dynamics.skills.labelled import Labelled, Question
 from llm_dynamics.skills.line_rows import crossing, lines
 from llm_dynamics.skills.outcomes import Outcomes
-from llm_dynamics.skills.product_law import fitted_exponent, product_law
+from llm_dynamics.skills.product_law import ProductLaw, fitted_exponent, product_law
 from llm_dynamics.skills.series import Point
 
 SKILLS = ("add", "carry", "double", "even", "first")
@@ -153,10 +153,15 @@ class ProductLawTest(parameterized.TestCase):
 
     def test_exponents(self):
         x_N = np.array([0.2, 0.5, 0.8])
-        found = fitted_exponent(np.stack([x_N, x_N, [0.0, 1.0, 1.0]]),
-            np.stack([x_N**2, x_N**3.3, [0, 1, 1]]))  # fmt: skip
+        found = fitted_exponent(np.stack([x_N, x_N, [0.0, 1.0, 1.0], x_N, x_N]),
+            np.stack([x_N**2, x_N**3.3, [0, 1, 1], 0 * x_N, x_N**0]))  # fmt: skip
         np.testing.assert_allclose(found[:2], [2, 3.3], rtol=1e-3)
-        assert np.isnan(found[2])
+        assert np.isnan(found[2:]).all()  # nothing to fit, and ends of the search
+
+    def test_no_exponent_where_success_is_0_or_1(self):
+        x_R, y_R = np.array([0.5, 0.5, 0.5, 1.0, 0.0]), np.array([0.25, 1.0, 0.0, 0.5, 0.5])
+        law = ProductLaw(2, np.arange(1), 0, x_R, y_R, y_R, x_R**2)
+        np.testing.assert_array_equal(law.exponent_R, [2] + [np.nan] * 4)
 
 
 def test_where_a_line_crosses():
