@@ -277,6 +277,9 @@ def _csv_rows(path: Path, file) -> Iterator[tuple[str, dict[str, Any]]]:
         for key, mark in (("skills", BETWEEN_SKILLS), ("choices", BETWEEN_CHOICES)):
             if key in record:
                 record[key] = [part.strip() for part in record[key].split(mark)]
+        answer = record.get("answer", "")
+        if answer.isdecimal() and answer not in record.get("choices", ()):
+            record["answer"] = int(answer)
         yield where, record
 
 

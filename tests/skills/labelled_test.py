@@ -59,6 +59,16 @@ def test_a_file_is_read_alike_as_lines_and_as_rows(tmp_path):
     ]
 
 
+def test_an_answer_in_a_table_is_a_choice_or_its_number(tmp_path):
+    table = tmp_path / "q.csv"
+    rows = ["a,x|y,1,s", "b,0|1|2,1,s", "c,1|0,0,s", "d,5|6,1,s"]
+    table.write_text("\n".join(["context,choices,answer,skills", *rows]) + "\n")
+    assert [q.answer for q in lib.read(table).questions] == [1, 1, 1, 1]
+    table.write_text("context,choices,answer,skills\na,x|y,2,s\n")
+    with pytest.raises(UserError, match="q.csv:2: .* from 0 to 1, got 2"):
+        lib.read(table)
+
+
 class FaultTest(parameterized.TestCase):
     @pytest.fixture(autouse=True)
     def _folder(self, tmp_path):
