@@ -22,7 +22,11 @@ _CHARACTERS = 4  # of English text in a token, roughly
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-    """How much is asked, and how it is graded. Defaults are the published ones but for ks."""
+    """How much is asked, and how it is graded.
+
+    Defaults are the published ones but for ks and for `corrections.names`: a skill's name is
+    looked for as whole words, which was published as "substring", anywhere in the text.
+    """
 
     ks: tuple[int, ...] = (2, 3, 4)  # numbers of skills
     items: int = 100  # for each k
