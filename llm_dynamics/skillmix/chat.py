@@ -49,7 +49,8 @@ class Model(Protocol):
     """Something that replies.
 
     Attributes:
-      name: of the model and where it runs, for the record; replies of one name are exchangeable.
+      name: of the model and where it runs, for the record; replies of one name are exchangeable, so
+        what decides them beside a request is part of it.
       concurrency: requests that `complete` may get at once, from several threads.
       batch: requests that `complete` is best given together.
     """

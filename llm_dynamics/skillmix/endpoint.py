@@ -69,7 +69,7 @@ class Endpoint:
                 )
         self._openai = _library()
         self.config = config
-        self.name = f"{config.base_url} {config.model}"
+        self.name = f"{config.base_url} {config.model}" + " (seeded)" * config.seed
         self.concurrency = config.concurrency
         self._pace = Pace(config.requests_per_minute)
         self._client = self._openai.OpenAI(

@@ -1,8 +1,10 @@
 """A ledger of replies: what was answered once is never asked, or paid for, again.
 
-Every reply is a line of JSON that is on the disk before the next one is asked for, under a digest
-of model, dialogue, settings and draw. A run that was killed goes on where it stopped; only what
-was being answered at that moment is asked twice. A last line that was cut is dropped.
+Every reply is a line of JSON, on the disk as soon as it is there, under a digest of model,
+dialogue, settings and draw. As many requests are under way as the model takes at once; one by one,
+a reply is on the disk before the next is asked for. A run that was killed goes on where it
+stopped; only what was being answered at that moment is asked twice. A last line that was cut is
+dropped.
 """
 
 import fcntl
@@ -23,7 +25,11 @@ _log = logging.getLogger(__name__)
 
 
 def key_of(model: str, request: Request) -> str:
-    """The digest under which a reply is kept; all that decides it goes in."""
+    """The digest under which a reply is kept.
+
+    What decides a reply goes in: dialogue, settings and draw, and what else the model is set to by
+    its name. How settings are sent (as `EndpointConfig.length_key`) does not.
+    """
     asked = [list(message) for message in request.messages]
     return fingerprint([model, asked, to_json(request.settings), request.draw])
 
@@ -106,7 +112,7 @@ def ask(model: Model, requests: Sequence[Request], ledger: Ledger) -> list[Reply
     """A reply to every request: out of the ledger, or from the model and then into the ledger.
 
     Requests that are not answered yet go to the model in batches, several at once where the model
-    allows it. The first failure ends it once what is under way is answered and kept.
+    allows it. The first failure, or Ctrl-C, ends it once what is under way is answered and kept.
 
     Raises:
       UserError: from the model.
@@ -134,9 +140,11 @@ def ask(model: Model, requests: Sequence[Request], ledger: Ledger) -> list[Reply
 
 def _at_once(answer, parts: Iterable, concurrency: int) -> None:
     with ThreadPoolExecutor(concurrency) as pool:
-        futures = [pool.submit(answer, part) for part in parts]
-        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-        failed = [future for future in done if future.exception()]
-        if failed:
+        try:
+            futures = [pool.submit(answer, part) for part in parts]
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            for future in done:
+                future.result()
+        except BaseException:  # Ctrl-C too: what has not begun must not be paid for
             pool.shutdown(wait=True, cancel_futures=True)
-            raise failed[0].exception()
+            raise

@@ -10,6 +10,7 @@ import pytest
 from llm_dynamics.errors import UserError
 from llm_dynamics.skillmix.chat import Request, Settings
 from llm_dynamics.skillmix.endpoint import Endpoint, EndpointConfig, Pace
+from llm_dynamics.skillmix.ledger import key_of
 from llm_dynamics.skillmix.prompts import Message
 
 ASKED = Request((Message("user", "Hello?"),), Settings(max_tokens=7), draw=3)
@@ -90,6 +91,12 @@ def test_what_is_sent_and_what_comes_back(serve):
     endpoint(url, length_key="max_completion_tokens").complete([ASKED])
     assert seen[1][2]["max_completion_tokens"] == 7 and "max_tokens" not in seen[1][2]
     assert "seed" not in seen[1][2]
+
+
+def test_a_seed_that_is_sent_makes_other_replies():
+    found = [endpoint("http://h/v1", **more).name for more in ({}, {"seed": True})]
+    assert found == ["http://h/v1 m", "http://h/v1 m (seeded)"]
+    assert key_of(found[0], ASKED) != key_of(found[1], ASKED)
 
 
 def test_failures_that_pass_are_tried_again(serve):

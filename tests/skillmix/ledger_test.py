@@ -1,10 +1,12 @@
 """The ledger: nothing is asked twice, whatever kills the run, and damage is said."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -93,6 +95,29 @@ def test_a_failure_keeps_what_was_answered(tmp_path):
         with Ledger(path) as ledger, pytest.raises(UserError, match="no more"):
             ask(Failing(concurrency=concurrency), [request(f"q{i}") for i in range(9)], ledger)
         assert 3 <= len(path.read_text().splitlines()) <= 8
+
+
+def test_ctrl_c_pays_for_nothing_that_has_not_begun(tmp_path):
+    begun = threading.Event()
+
+    class Slow(Echo):
+        def complete(self, requests):
+            found = super().complete(requests)
+            begun.set()
+            time.sleep(0.3)
+            return found
+
+    def press():
+        begun.wait()
+        os.kill(os.getpid(), signal.SIGINT)  # which the main thread gets while it waits
+
+    model, presser = Slow(concurrency=2), threading.Thread(target=press)
+    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+        presser.start()
+        with pytest.raises(KeyboardInterrupt):
+            ask(model, [request(f"q{i}") for i in range(8)], ledger)
+        presser.join()
+        assert len(ledger) == len(model.asked) <= 2
 
 
 KILLED = """
