@@ -71,6 +71,16 @@ class SynthSpec(RunSpec):
                 "an exact grader needs one grading and no check for names: expected "
                 "evaluation.gradings=1 and evaluation.corrections.names=off"
             )
+        if self.evaluation.second_turn != "none":
+            raise UserError(
+                "the small language has no second turn: expected evaluation.second_turn=none, got "
+                f"{self.evaluation.second_turn}"
+            )
+        if self.evaluation.corrections.sentences:
+            raise UserError(
+                "an exact grader counts the sentences of the small language, a counter for prose "
+                "would overwrite it: expected evaluation.corrections.sentences=false, got true"
+            )
         _check_ks(self.evaluation, synth.SKILLS)
 
 

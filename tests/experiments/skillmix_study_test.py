@@ -58,6 +58,8 @@ def test_the_plan_and_what_does_not_fit(tmp_path):
     assert "texts: 60, up to 2 skills" in lines and "writer: 12 requests" in lines
     for changes, words in (
         ({"evaluation.gradings": "2"}, "one grading"),
+        ({"evaluation.second_turn": "strict"}, "evaluation.second_turn=none, got strict"),
+        ({"evaluation.corrections.sentences": "true"}, "corrections.sentences=false, got true"),
         ({"evaluation.ks": "1,11"}, "ks up to 10"),
         ({"data.validation_fraction": "0.1"}, "validation_fraction=0"),
     ):
