@@ -109,7 +109,8 @@ def test_ctrl_c_pays_for_nothing_that_has_not_begun(tmp_path):
 
     def press():
         begun.wait()
-        os.kill(os.getpid(), signal.SIGINT)  # which the main thread gets while it waits
+        time.sleep(0.1)  # by when all are handed over, and the main thread waits
+        os.kill(os.getpid(), signal.SIGINT)
 
     model, presser = Slow(concurrency=2), threading.Thread(target=press)
     with Ledger(tmp_path / "ledger.jsonl") as ledger:

@@ -65,7 +65,7 @@ def test_an_answer_in_a_table_is_a_choice_or_its_number(tmp_path):
     table.write_text("\n".join(["context,choices,answer,skills", *rows]) + "\n")
     assert [q.answer for q in lib.read(table).questions] == [1, 1, 1, 1]
     table.write_text("context,choices,answer,skills\na,x|y,2,s\n")
-    with pytest.raises(UserError, match="q.csv:2: .* from 0 to 1, got 2"):
+    with pytest.raises(UserError, match=r"q.csv:2: .* from 0 to 1, got 2"):
         lib.read(table)
 
 
