@@ -6,11 +6,11 @@ from llm_dynamics.report import style
 from llm_dynamics.report.figures import Figure, canvas, stack
 from llm_dynamics.report.skills_study import SkillsStudy
 from llm_dynamics.skills import languages, measures
+from llm_dynamics.skills.trained_rows import is_independent
 from llm_dynamics.skills.training import HELD_OUT
-from llm_dynamics.skills.weakest import exact_error, theorem_error, weakest
+from llm_dynamics.skills.weakest import weakest
 
 _BANDS = "Lines: means over seeds; bands: the lowest and the highest seed."
-_THETAS = np.linspace(0.002, 0.998, 250)
 
 
 def trained_figures(study: SkillsStudy) -> list[Figure]:
@@ -71,62 +71,57 @@ def competence(study: SkillsStudy, name: str) -> Figure:
         "excess of the same model. Right: what is lacking, over the excess times the size of the "
         "tuple. If dividing the excess by k' made k'-tuples as good as single skills were "
         "(Corollary 13 of Arora & Goyal 2023), all lines on the right would be one.",
-        "Competence on larger tuples comes at a lower excess; over size times excess the lines "
-        "nearly fall together.",
+        "Competence on tuples of each size over the excess, and what is lacking over size times "
+        "excess.",
         draw,
         stack(tables),
     )
 
 
-def weakest_skills(study: SkillsStudy, name: str) -> Figure:
-    """Errors of the weakest skills against what the theory allows."""
+def weakest_skills(study: SkillsStudy, name: str) -> Figure | None:
+    """Errors of the weakest skills against the largest possible; None where pairs are held out."""
     points, size = [], 1
     for seed, run in study.arms[name].items():
         language = run.config.language
+        if not is_independent(run.config):
+            return None
         size = max(language.sizes)
         for alpha in study.alphas:
             for step, outcomes in zip(run.steps_N, measures.looks(run, f"k{size}"), strict=True):
                 found = weakest(outcomes, alpha, languages.measure(language))
                 points.append(
                     {
-                        "kind": "measured", "seed": seed, "alpha": alpha, "step": int(step),
+                        "alpha": alpha, "seed": seed, "step": int(step), "mass": [found.alpha],
                         "theta": [found.theta], "error": [found.error],
                         "exact": [found.exact], "theorem": [found.theorem],
                     }
                 )  # fmt: skip
-    curves = [
-        {
-            "kind": "bound", "alpha": alpha, "theta": _THETAS,
-            "exact": np.array([exact_error(alpha, t, size) for t in _THETAS]),
-            "theorem": np.array([theorem_error(alpha, t, size) for t in _THETAS]),
-        }
-        for alpha in study.alphas
-    ]  # fmt: skip
 
     def draw():
-        drawing, axes = canvas(1, len(curves), 3.4, sharey=True)
-        for axis, curve in zip(axes[0], curves, strict=True):
-            here = [p for p in points if p["alpha"] == curve["alpha"]]
-            axis.plot(_THETAS, curve["theorem"], color=style.series(0), label="theorem")
-            axis.plot(_THETAS, curve["exact"], color=style.series(1), ls="--", label="exact")
-            axis.plot([0, 1], [0, 1], color=style.color("muted"), ls=":", label="by chance")
-            x, y = ([p[key][0] for p in here] for key in ("theta", "error"))
+        drawing, axes = canvas(1, len(study.alphas), 3.4, sharey=True)
+        for axis, alpha in zip(axes[0], study.alphas, strict=True):
+            here = [p for p in points if p["alpha"] == alpha]
+            x, y, chance = ([p[key][0] for p in here] for key in ("exact", "error", "theta"))
+            axis.plot([0, 1], [0, 1], color=style.series(1), ls="--", label="largest possible")
+            axis.plot(x, chance, ".", color=style.color("muted"), ms=3, label="by chance")
             axis.plot(x, y, ".", color=style.series(2), ms=4, label="measured")
-            axis.set_title(f"weakest skills of measure {curve['alpha']:g}")
-            axis.set_xlabel("theta, failed texts")
+            axis.set_title(f"weakest skills of measure {alpha:g}")
+            axis.set_xlabel("largest possible error")
         axes[0][0].set_ylabel("error of the weakest skills")
-        axes[0][-1].legend(loc="lower right")
+        axes[0][-1].legend(loc="upper left")
         return drawing
 
     return Figure(
         "weakest_skills",
         "The weakest skills against their bounds",
-        f"Arm {name}: every look of every seed. Share of the texts that need one of the weakest "
-        f"skills and fail, texts of {size} skills. The weakest are named on one half of the texts "
-        "and measured on the other. A point above the dashed line would be impossible.",
-        "Errors of the weakest skills lie between those by chance and the exact worst case.",
+        f"Arm {name}: every look of every seed, texts of {size} skills. Share of the texts that "
+        "need one of the weakest skills and fail, over the largest that any failing of as many "
+        "texts gives skills of the same measure (that of the skills at hand, at least the one "
+        "asked for); by chance it is theta. The weakest are named on one half of the texts and "
+        "measured on the other. Above the dashed line are errors of sampling alone.",
+        "Errors of the weakest skills beside the largest possible ones and those by chance.",
         draw,
-        stack([*points, *curves]),
+        stack(points),
     )
 
 
@@ -178,7 +173,7 @@ def composition(study: SkillsStudy, name: str) -> Figure:
         f"Arm {name}: share of right answers to texts of one, two and more skills in a row. "
         "Dotted: what the accuracies of the single skills come to if composing them were free. "
         f"{_BANDS}",
-        "Texts of more skills in a row are learned later, those with held-out pairs last.",
+        "Right answers along training by the number of skills in a row, seen and held-out pairs.",
         draw,
         stack(tables),
     )
@@ -225,7 +220,7 @@ def held_out_pairs(study: SkillsStudy) -> Figure:
         "Right answers at the end of training, one point a seed, lines are means. Dotted: where "
         "the bipartite graph of first and second skills loses its giant component, "
         f"1 - 1/{skills}.",
-        "The more pairs are held out, the fewer held-out ones are answered.",
+        "Right answers on seen and on held-out pairs over the share that is held out.",
         draw,
         stack(tables),
     )
@@ -268,7 +263,7 @@ def emergence(study: SkillsStudy) -> Figure | None:
         "When skills emerge",
         "Updates until a skill's accuracy first reaches one half, one point a skill and seed; "
         "skills that never get there have none.",
-        "Rarer skills emerge later, the more so the steeper their frequencies fall.",
+        "Time of emergence over the rank of a skill, by the exponent of the frequencies.",
         draw,
         stack(tables),
     )

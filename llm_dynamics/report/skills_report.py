@@ -28,7 +28,7 @@ QUESTION = (
     "skills and whose best possible loss are known exactly, to see where trained models lie."
 )
 _HYPOTHESES = {
-    "h1": "No measured point lies above its bound.",
+    "h1": "No measured point lies above its bound beyond a 99.9 % interval.",
     "h2": "Slingshot: tuples of k' come at an excess of 1/k', within 0.9 to 1.25, at every size.",
     "h3": "Half the excess, reached by a wider model, doubles the size of the tuples that are had.",
     "h4": "Skills in a row do not follow the excess over their number: they come later.",
@@ -104,7 +104,8 @@ def compose(study: SkillsStudy) -> Page:
     trained = f"{number(runs)} trained runs. " if runs else ""
     return Page(
         title="When skills, and combinations of skills, emerge",
-        subtitle=f"{trained}Intervals are Student's over seeds.",
+        subtitle=f"{trained}Intervals are Student's over seeds, which for shares near 0 or 1 may "
+        "reach beyond them.",
         sections=tuple(sections),
     )
 
@@ -174,12 +175,14 @@ def residual_table(study: SkillsStudy) -> Table:
         (
             name.removeprefix("trained/"),
             row_cell(study.by_name[name]),
-            str(study.by_name[name]["definition"]),
+            Cell(number(study.by_name[name]["n"]), study.by_name[name]["n"]),
+            f"{study.by_name[name]['definition']}. {study.by_name[name]['note']}".strip(". "),
         )
         for name in names
     )
     caption = "How trained failures fall on skills, and on tuples of them"
-    return Table(caption, ("number", "value", "definition"), rows, ("value",), sortable=True)
+    columns = ("number", "value", "seeds", "definition")
+    return Table(caption, columns, rows, ("value", "seeds"), sortable=True)
 
 
 def _verdict(row: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from llm_dynamics.skills.training import HELD_OUT, Trained
 from llm_dynamics.skills.weakest import Weakest, weakest
 
 SLINGSHOT_RANGE = (0.9, 1.25)
+_HAD = 0.95  # success on single skills
 _LN2 = math.log(2)
 _ROUNDING = 1e-5  # of a float32 sum
 
@@ -25,7 +26,7 @@ def bounds_rows(arms: Arms, alphas: Sequence[float]) -> list[Row]:
     Raises:
       UserError: one is, beyond its interval: the measurement or the bound is wrong.
     """
-    weakest_points, failed_points, margin = 0, 0, -math.inf
+    weakest_points, failed_points, violated, margin = 0, 0, 0, -math.inf
     for name, arm in arms.items():
         for seed, run in arm.items():
             for which, (_, held) in run.config.sets().items():
@@ -37,6 +38,7 @@ def bounds_rows(arms: Arms, alphas: Sequence[float]) -> list[Row]:
                         continue
                     for alpha in alphas:
                         found = weakest(outcomes, alpha, languages.measure(run.config.language))
+                        violated += found.violated
                         _check_weakest(found, where)
                         weakest_points += 1
                         if 0.01 < found.theta < 0.99:
@@ -44,7 +46,7 @@ def bounds_rows(arms: Arms, alphas: Sequence[float]) -> list[Row]:
     words = "measured points that lie above their bound beyond a 99.9 % interval"
     rows = [
         interval_row(
-            "h1/violations", exact(0), "1", weakest_points + failed_points, words,
+            "h1/violations", exact(violated), "1", weakest_points + failed_points, words,
             f"{weakest_points} errors of the weakest skills against the exact worst case, and "
             f"{failed_points} shares of failed texts against the excess; a violation stops the run",
         )
@@ -106,16 +108,18 @@ def scale_rows(widths: Mapping[float, Arm], name: str, taus: Sequence[float]) ->
                 size = measures.tuple_size_at(joint_A, tau)
                 if math.isfinite(size) and outcomes.delta > 0:
                     points.append((-math.log(outcomes.delta), math.log(size)))
+            values[seed] = math.nan
             if len(points) >= 2:
                 values[seed] = float(np.polyfit(*zip(*points, strict=True), 1)[0])
-        if values:
-            made = seed_row(
-                f"h3/slope/tau={tau:g}", PerSeed(values), "1",
-                f"slope of ln k* on ln(1 / excess) over widths, k* the size of tuples on which "
+        rows += [
+            _against(made, 1.0, "doubling for half the excess")
+            for made in known_row(
+                f"h3/slope/tau={tau:g}", "1",
+                "slope of ln k* on ln(1 / excess) over widths, k* the size of tuples on which "
                 f"competence is {tau:g}, between 1 and the answers of a text",
-                contrast=False,
-            )  # fmt: skip
-            rows.append(_against(made, 1.0, "doubling for half the excess"))
+                values,
+            )
+        ]  # fmt: skip
     return rows
 
 
@@ -136,12 +140,8 @@ def serial_rows(arm: Arm, taus: Sequence[float]) -> list[Row]:
         rows += row(
             f"h4/residual_{k}", SHARE,
             f"success on texts of {k} skills less the product of the single skills' accuracies, "
-            "where it is lowest along the run",
-            arm, lambda run, k=k: min(
-                measures.product_residual(o, k, of=one)
-                for o, one in zip(
-                    measures.looks(run, f"k{k}"), measures.looks(run, "k1"), strict=True)),
-            True,
+            f"at the first look at which single skills are right with {_HAD:g}",
+            arm, lambda run, k=k: _residual_when_had(run, k), True,
         )  # fmt: skip
         rows += row(
             f"h4/later_{k}", "updates",
@@ -199,12 +199,23 @@ def emergence_rows(zipfs: Mapping[float, Arm], name: str) -> list[Row]:
     for zipf, arm in zipfs.items():
         if not zipf:
             continue
-        found = row(
+        steps = {seed: measures.emergence_steps(run, name) for seed, run in arm.items()}
+        found = known_row(
             f"h6/zipf={zipf:g}/slope", "1",
             "slope of ln(updates until a skill's accuracy is one half) on ln rank",
-            arm, lambda run: measures.rank_slope(measures.emergence_steps(run, name)),
+            {seed: measures.rank_slope(found) for seed, found in steps.items()},
         )  # fmt: skip
         rows += [_against(r, zipf, "the time goes as one over the measure") for r in found]
+        fits = {seed: measures.onset_and_slope(found) for seed, found in steps.items()}
+        rows += known_row(
+            f"h6/zipf={zipf:g}/onset", "updates", "t0 of the fit t0 + c rank^z to these times",
+            {seed: onset for seed, (onset, _) in fits.items()},
+        )  # fmt: skip
+        found = known_row(
+            f"h6/zipf={zipf:g}/slope_after_onset", "1", "z of the fit t0 + c rank^z",
+            {seed: z for seed, (_, z) in fits.items()},
+        )  # fmt: skip
+        rows += [_against(r, zipf, "the time after an onset goes as 1 / measure") for r in found]
     return rows
 
 
@@ -231,6 +242,14 @@ def _check_weakest(found: Weakest, where: str) -> None:
             f"{found.theta:.4f} of the texts allows: the bound or the measurement is wrong; please "
             "report this run"
         )
+
+
+def _residual_when_had(run: Trained, k: int) -> float:
+    singles = measures.looks(run, "k1")
+    had = [i for i, one in enumerate(singles) if 1 - one.theta >= _HAD]
+    if not had:
+        return math.nan
+    return measures.product_residual(run.outcomes(f"k{k}", had[0]), k, of=singles[had[0]])
 
 
 def _half_step(run: Trained, k: int) -> float:

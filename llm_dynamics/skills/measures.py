@@ -7,6 +7,7 @@ import dataclasses
 import math
 
 import numpy as np
+from scipy import optimize
 
 from llm_dynamics.skills import languages
 from llm_dynamics.skills.outcomes import Outcomes
@@ -14,7 +15,7 @@ from llm_dynamics.skills.training import HELD_OUT, Trained
 
 _MOST_LATE = 0.1  # share of the skills up to a rank that may not have emerged
 _FEWEST = 8  # ranks in a fit
-_FEWEST_ANSWERS = 10  # of a skill, to say when it emerges
+_FEWEST_ANSWERS = 30  # of a skill, to say when it emerges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +127,7 @@ def _exchanged(outcomes: Outcomes):
 def emergence_steps(run: Trained, name: str, level: float = 0.5) -> np.ndarray:
     """Updates until each skill's accuracy first reaches `level`, S; NaN where it does not.
 
-    Linear between looks. A skill that the looks ask for less often than ten times has none, as an
+    Linear between looks. A skill that a look asks for less often than 30 times has none, as an
     accuracy of so few answers reaches anything by chance.
     """
     outcomes = looks(run, name)
@@ -150,14 +151,40 @@ def rank_slope(steps_S: np.ndarray) -> float:
     Over ranks 1 .. r, r the last one up to which nearly all skills have a time, so that those
     that never emerge are not left out in favour of the fast ones; NaN with few of them.
     """
+    rank_U, steps_U = _emerged(steps_S)
+    if len(rank_U) < _FEWEST:
+        return math.nan
+    return float(np.polyfit(np.log(rank_U), np.log(steps_U), 1)[0])
+
+
+def onset_and_slope(steps_S: np.ndarray) -> tuple[float, float]:
+    """t0 and z of time = t0 + c rank^z, by least squares of the logarithm of the time.
+
+    Nothing emerges before the form of the answers is learned, which flattens `rank_slope`. Both
+    are NaN with few skills.
+    """
+    rank_U, steps_U = _emerged(steps_S)
+    if len(rank_U) < _FEWEST:
+        return math.nan, math.nan
+
+    def residual(x):
+        onset, log_c, z = x
+        return np.log(np.maximum(onset, 0) + np.exp(log_c) * rank_U**z) - np.log(steps_U)
+
+    start = 0.5 * steps_U.min(), math.log(0.5 * steps_U.min()), 1.0
+    low, high = (0.0, -np.inf, 0.0), (steps_U.min(), np.inf, 8.0)
+    found = optimize.least_squares(residual, start, bounds=(low, high), x_scale=(100.0, 1.0, 1.0))
+    return float(found.x[0]), float(found.x[2])
+
+
+def _emerged(steps_S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks from 1 and times of the skills that a fit uses."""
     missing = np.isnan(steps_S)
     late = np.cumsum(missing) / np.arange(1, len(steps_S) + 1)
     last = np.flatnonzero(late <= _MOST_LATE)
     ranks = np.arange(len(steps_S))
     use = ~missing & (ranks <= (last[-1] if len(last) else -1))
-    if use.sum() < _FEWEST:
-        return math.nan
-    return float(np.polyfit(np.log(ranks[use] + 1), np.log(steps_S[use]), 1)[0])
+    return ranks[use] + 1.0, steps_S[use]
 
 
 def tuple_size_at(joint_A: np.ndarray, tau: float) -> float:

@@ -124,12 +124,16 @@ def _tuples(run: Trained, which: str, texts: str, taus: Sequence[float]) -> Iter
         words = f"competence on {j}-tuples of answers of {texts}, at the end"
         yield Number(f"{which}/c_{j}", SHARE, words, looks[-1].joint(j))
         if j > 1:
-            words = (
-                f"c_{j} less the product of the accuracies of its skills on other texts, largest "
-                "in size along the run"
-            )
-            residual = _largest(measures.product_residual(o, j) for o in looks)
-            yield Number(f"{which}/residual_{j}", SHARE, words, residual, True)
+            words = f"c_{j} less the product of the accuracies of its skills on other texts"
+            found = np.array([measures.product_residual(o, j) for o in looks])
+            found = found[np.isfinite(found)]
+            if len(found):
+                mean, most = found.mean(), np.abs(found).max()
+                yield Number(
+                    f"{which}/residual_{j}", SHARE, f"{words}, mean over looks", mean, True
+                )
+                words = f"{words}, largest size at any look; noise alone has one too"
+                yield Number(f"{which}/residual_{j}/largest", SHARE, words, most)
     for tau in taus if answers > 1 else ():
         for j, ratio in measures.slingshot(run, which, tau).items():
             words = (
@@ -141,11 +145,13 @@ def _tuples(run: Trained, which: str, texts: str, taus: Sequence[float]) -> Iter
 def _jumps(run: Trained, which: str) -> Iterator[Number]:
     """Whether failing is seen to fall faster than the excess: what thresholds can invent.
 
-    Schaeffer et al. 2023 (arXiv:2304.15004).
+    The excess counts from that of a guess among the symbols on: what falls before is to learn which
+    tokens are answers. Schaeffer et al. 2023 (arXiv:2304.15004).
     """
     seen = measures.along(run, which)
+    guess = seen.joint_NxA.shape[1] * math.log(run.config.language.symbols)
     for key, what, values_N in (
-        ("excess", "excess", seen.delta_N),
+        ("excess", "excess below that of a guess", np.minimum(seen.delta_N, guess)),
         ("failed", "share of failed texts", seen.theta_N),
         ("wrong", "share of wrong answers", 1 - seen.joint_NxA[:, 0]),
     ):
@@ -171,11 +177,6 @@ def _adversariality(run: Trained, which: str, alphas: Sequence[float]) -> Iterat
             value = weakest(dealt, alpha, measure_S).adversariality if found else math.nan
             words = f"the same with skills dealt anew to the texts: {words}"
             yield Number(f"{which}/control/{end}", "1", words, value, True)
-
-
-def _largest(values) -> float:
-    values = [v for v in values if math.isfinite(v)]
-    return max(values, key=abs) if values else math.nan
 
 
 def _jump(values_N: np.ndarray) -> float:

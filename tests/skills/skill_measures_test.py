@@ -35,6 +35,16 @@ class MeasuresTest(parameterized.TestCase):
         found_S = measures.emergence_steps(made, "k4")
         np.testing.assert_allclose(measures.rank_slope(found_S), power, atol=0.06)
 
+    @parameterized.parameters((0.0, 1.0), (150.0, 1.0), (300.0, 0.5))
+    def test_an_onset_is_told_from_the_power(self, onset, power):
+        ranks = np.arange(1, 81.0)
+        noise = np.exp(0.02 * np.random.default_rng(0).standard_normal(80))
+        steps_S = (onset + 20 * ranks**power) * noise
+        found = measures.onset_and_slope(steps_S)
+        np.testing.assert_allclose(found[1], power, atol=0.1)
+        np.testing.assert_allclose(found[0], onset, atol=25)
+        assert onset == 0 or measures.rank_slope(steps_S) < 0.8 * power
+
     def test_skills_that_never_emerge_end_the_fit(self):
         steps_S = np.arange(1, 41.0)
         steps_S[20:] = np.nan
