@@ -15,6 +15,7 @@ from llm_dynamics.batch import Batch
 from llm_dynamics.errors import UserError
 from llm_dynamics.growth.apply import flat
 from llm_dynamics.growth.axes import Graph
+from llm_dynamics.model import windows
 from llm_dynamics.model.build import Model, layer_of
 from llm_dynamics.model.loss import token_losses, training_loss
 
@@ -138,11 +139,14 @@ def activations(model: Model, params: Any, batch: Batch) -> dict[str, np.ndarray
     def rms(x):
         return float(jnp.sqrt(jnp.mean(jnp.square(x.astype(jnp.float32)))))
 
-    layer_fn = jax.jit(lambda w, h: layer_of(config).apply({"params": w}, h, mask, angles)[0])
+    def layer_fn(w, h, kind):
+        return layer_of(config).apply({"params": w}, h, mask, angles, None, kind)[0]
+
+    layer_fn, kinds_N = jax.jit(layer_fn), windows.kinds(config)
     stream, update = [rms(h)], []
     for n in range(config.num_layers):
         weights = jax.tree.map(lambda x, n=n: jnp.asarray(x)[n], params["layers"])
-        after = layer_fn(weights, h)
+        after = layer_fn(weights, h, None if kinds_N is None else kinds_N[n])
         update.append(rms(after - h) / max(stream[-1], 1e-30))
         stream.append(rms(after))
         h = after

@@ -16,7 +16,7 @@ the plain one with other parameters, whose entries are multiplied along their ax
   is without m^1/2, since the table that reads it has it. eps_c is eps / mean(m) with the eps of the
   target, d / D of the source's, so it is the source's at c = 0.
 - what reads heads, their dimensions or units: m. New dimensions of queries: m, and all of them
-  mean(m)^-1/2, as scores are divided by the root of the size that is there.
+  mean(m)^-1/2 where scores are divided by the root of the size that is there.
 - what writes the stream in new layers: c.
 
 Training goes through this map: gradients are those of the masked model, the optimizer's numbers
@@ -125,7 +125,7 @@ def _of_axes(param: Param, new: Mapping[str, np.ndarray], pair: Pair) -> list[Fa
         if reading and role in _READ:
             found.append(Fade(at, new[role], 1.0))
         elif not reading and role == "query_dim":
-            found.append(Fade(at, new[role], 1.0, -0.5))
+            found.append(Fade(at, new[role], 1.0, -0.5 if pair.traits.by_size else 0.0))
         elif not reading and param.kind == "gain" and role == STREAM:
             under_table = pair.traits.tied and param.module == pair.traits.head_norm
             found.append(Fade(at, new[role], 0.0 if under_table else 0.5, 0.5))

@@ -69,7 +69,7 @@ def make(pair: Pair, width: str, depth: str) -> Operator:
     blends = depth_lib.blends(depth, pair.source, pair.target)
     fading = found.masked and pair.traits.before
     layers = () if fading else _broken(pair, depth)
-    limited = limits.broken(width_lib.grown_roles(pair.source, pair.target), pair.traits)
+    limited = limits.broken(pair, found, lifts, depth)
     broken = (*found.broken, *layers, *_wrong_eps(pair, found.eps), *limited)
     return Operator(
         name=f"{width}+{depth}",
@@ -178,8 +178,9 @@ def _masked(pair: Pair) -> Width:
     """The source in a corner, everything else drawn and faded in (MSG, Yao et al. 2024).
 
     Raises:
-      UserError: a stream that grows under norms which masks cannot weight.
+      UserError: axes that grow under norms which masks cannot weight.
     """
+    limits.check_masked(pair)
     lifts, eps, traits = _padded(pair), None, pair.traits
     if pair.grows(STREAM):
         if traits.centred or not (traits.gained and traits.before):
@@ -406,7 +407,9 @@ def _terms(lifts, blends, found: Width, source: Graph) -> tuple[Term, ...]:
                 read, norms = lift.read.only(mask), norms.only(mask)
             some[role] = dataclasses.replace(lift, write=write, read=read, norm=norms)
         if not (found.shift and i):
-            terms.append(Term(blends, some))
+            # What lies on none of these axes is whole in the first term.
+            plain = [p.path for p in source.params.values() if i and not set(p.roles) & set(part)]
+            terms.append(Term(blends, some, frozenset(plain)))
             continue
         above = np.minimum(np.arange(source.layers) + 1, source.layers - 1)
         shifted = {k: w @ depth_lib.one_hot(above, source.layers) for k, w in blends.items()}

@@ -96,7 +96,7 @@ def shape_of(config: ModelConfig) -> Shape:
         masked=False,
         key_heads=config.kv_heads,
         head_size=config.head_size,
-        gated=config.mlp == "swiglu",
+        gated=config.gated,
     )
 
 

@@ -4,6 +4,7 @@ import dataclasses
 
 from llm_dynamics.model.config import ModelConfig
 from llm_dynamics.model.vit import ViTConfig
+from llm_dynamics.model.windows import local_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,7 +15,12 @@ class Traits:
       centred: norms subtract the mean.
       gained: norms have a gain.
       eps: of the norms.
-      before: norms stand before the branches, whose output is added as it is.
+      before: the stream is a plain sum; else norms stand in it, behind the branches.
+      after: an RMSNorm stands behind each branch, before its output is added.
+      qk_norm: of queries and keys, see `ModelConfig`.
+      by_size: scores are divided by the root of the head's size.
+      scaled: embeddings are multiplied by the root of the width.
+      local: which layers read a window; () = none.
       group: query heads for each key head.
       rotary: leading dimensions of query and key heads that are turned, in pairs half of them
         apart; 0 = none.
@@ -27,6 +33,11 @@ class Traits:
     gained: bool
     eps: float
     before: bool = True
+    after: bool = False
+    qk_norm: str = "none"
+    by_size: bool = True
+    scaled: bool = False
+    local: tuple[bool, ...] = ()
     group: int = 1
     rotary: int = 0
     ramped: bool = False
@@ -47,6 +58,11 @@ def of_decoder(config: ModelConfig) -> Traits:
         centred=config.norm != "rmsnorm",
         gained=config.norm != "nonparametric_layernorm",
         eps=config.norm_eps,
+        after=config.norm_order != "before",
+        qk_norm=config.qk_norm,
+        by_size=not config.query_scalar,
+        scaled=config.scale_embeddings,
+        local=tuple(map(bool, local_layers(config))) if config.window else (),
         group=config.num_heads // config.kv_heads,
         rotary=config.rotary_size if config.position == "rotary" else 0,
         ramped=config.rotary_scaling.kind == "yarn",
@@ -62,6 +78,8 @@ def of_encoder(config: ModelConfig) -> Traits:
         gained=True,
         eps=config.norm_eps,
         before=False,
+        qk_norm=config.qk_norm,
+        by_size=not config.query_scalar,
         group=config.num_heads // config.kv_heads,
         head_norm="head_norm",
         tied=True,

@@ -118,7 +118,7 @@ def heads_copied(source: Graph, target: Graph, index_K: np.ndarray, uneven: floa
 def dims_padded(source: Graph, target: Graph, traits: Traits) -> Lifts:
     """Larger heads, exactly: rotary pair p moves to m p, whose frequency is the same.
 
-    Queries are scaled by sqrt(E / e), since scores are divided by the root of the head's size.
+    Queries are scaled by sqrt(E / e) where scores are divided by the root of the head's size.
 
     Raises:
       UserError: heads that are rotary and not a whole multiple of the source's.
@@ -127,7 +127,7 @@ def dims_padded(source: Graph, target: Graph, traits: Traits) -> Lifts:
         return {}
     old, new = _pairs(source, target, "query_dim")
     turned = _rotary(old, new, traits.rotary)
-    query = Gather(turned.index, np.full(new, math.sqrt(new / old)))
+    query = Gather(turned.index, np.full(new, math.sqrt(new / old) if traits.by_size else 1.0))
     values = pad(*_pairs(source, target, "value_dim"))
     return {
         "query_dim": Lift(query, query, zero_written=True),

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from llm_dynamics.errors import UserError
 from llm_dynamics.model.config import ModelConfig
-from llm_dynamics.model.layers import Dense, pick, residual_std, rotate, small_std
+from llm_dynamics.model.layers import Dense, HeadNorm, pick, residual_std, rotate, small_std
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -170,15 +170,18 @@ class Attention(nn.Module):
         x_BxLxD = pick(x_BxMxD, columns_BxL)
 
         def project(name: str, x: jax.Array, heads: int) -> jax.Array:
-            return Dense(
+            y = Dense(
                 (config.width,),
                 (heads, size),
                 ("embed", f"{name}_heads", f"{name}_dim"),
                 small_std(config),
-                config.use_bias,
+                config.use_bias or config.qkv_bias,
                 config.dtype,
                 name=name,
             )(x)
+            if config.qk_norm == "none" or name == "value":
+                return y
+            return HeadNorm(config, name, heads, name=f"{name}_norm")(y)
 
         q_BxLxHxE = project("query", x_BxLxD, config.num_heads)
         k_BxMxKxE = project("key", x_BxMxD, config.kv_heads)
@@ -186,6 +189,8 @@ class Attention(nn.Module):
         if config.position == "rotary":
             q_BxLxHxE = rotate(q_BxLxHxE, tuple(pick(a, columns_BxL) for a in angles))
             k_BxMxKxE = rotate(k_BxMxKxE, angles)
+        if config.query_factor != 1:
+            q_BxLxHxE = q_BxLxHxE * config.query_factor
         mask_BxLxM = pick(mask_BxLxM, columns_BxL)
         out_BxLxHxE = resolve(config)(q_BxLxHxE, k_BxMxKxE, v_BxMxKxE, mask_BxLxM)
         return Dense(

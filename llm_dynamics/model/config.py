@@ -1,6 +1,7 @@
-"""What a model is: one frozen record that covers the four families of decoders, and encoders."""
+"""What a model is: one frozen record that covers the families of decoders, and encoders."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,9 @@ from llm_dynamics.spec import nearest
 
 KINDS = ("decoder", "encoder")
 NORMS = ("layernorm", "rmsnorm", "nonparametric_layernorm")
-MLPS = ("gelu", "gelu_tanh", "swiglu")
+NORM_ORDERS = ("before", "after", "both")
+QK_NORMS = ("none", "head", "whole")
+MLPS = ("gelu", "gelu_tanh", "swiglu", "geglu_tanh")
 POSITIONS = ("rotary", "learned")
 DTYPES = ("float32", "bfloat16")
 ATTENTIONS = ("auto", "reference", "batched", "xla", "cudnn")
@@ -33,13 +36,21 @@ class ModelConfig:
     max_length: int = 2048  # rows of the learned position table; a note of the limit with rotary
     norm: str = "layernorm"  # one of NORMS
     norm_eps: float = 1e-5
+    norm_order: str = "before"  # one of NORM_ORDERS: where norms stand around attention and MLP
+    qk_norm: str = "none"  # one of QK_NORMS: an RMSNorm of queries and keys, by head or over all
     mlp: str = "gelu"  # one of MLPS; gelu is the exact one, gelu_tanh is GPT-2's gelu_new
     position: str = "rotary"  # one of POSITIONS
     rotary_fraction: float = 1.0  # leading part of each head that is rotated
     rotary_base: float = 10000.0
     rotary_scaling: RotaryScaling = dataclasses.field(default_factory=RotaryScaling)
+    query_scalar: float = 0.0  # scores are divided by its root; 0 = head_dim
+    window: int = 0  # tokens that a local layer reads, the last one included; 0 = no layer is local
+    global_every: int = 0  # with a window, every so many-th layer reads all; 0 = none does
+    local_rotary_base: float = 0.0  # of local layers, unscaled; 0 = they turn as the global ones
     parallel_residual: bool = False  # attention and MLP read the same residual stream
     use_bias: bool = False  # biases of the linear maps inside the layers
+    qkv_bias: bool = False  # biases of queries, keys and values, whatever the others have
+    scale_embeddings: bool = False  # a token's vector enters the stream times the root of width
     tie_embeddings: bool = False  # the unembedding is the transposed embedding
     compute_dtype: str = "float32"  # one of DTYPES; parameters are always float32
     attention: str = "auto"  # one of ATTENTIONS
@@ -52,12 +63,17 @@ class ModelConfig:
         for field in ("vocab_size", "width", "num_layers", "num_heads", "mlp_width", "max_length"):
             if getattr(self, field) < 1:
                 raise UserError(f"{field} must be at least 1, got {getattr(self, field)}")
-        for field in ("num_kv_heads", "head_dim", "scan_unroll", "loss_chunk"):
+        for field in (
+            "num_kv_heads", "head_dim", "query_scalar", "window", "global_every",
+            "local_rotary_base", "scan_unroll", "loss_chunk",
+        ):  # fmt: skip
             if getattr(self, field) < 0:
                 raise UserError(f"{field} must not be negative, got {getattr(self, field)}")
         for field, known in (
             ("kind", KINDS),
             ("norm", NORMS),
+            ("norm_order", NORM_ORDERS),
+            ("qk_norm", QK_NORMS),
             ("mlp", MLPS),
             ("position", POSITIONS),
             ("compute_dtype", DTYPES),
@@ -94,6 +110,16 @@ class ModelConfig:
                 f"rotary_scaling {self.rotary_scaling.kind!r} expects position 'rotary', got "
                 f"{self.position!r}; set one of them"
             )
+        if self.norm_order != "before" and self.norm != "rmsnorm":
+            raise UserError(
+                f"norm_order {self.norm_order!r} expects norm 'rmsnorm', as in OLMo-2 and Gemma 3, "
+                f"got {self.norm!r}; set one of them"
+            )
+        if not self.window and (self.global_every or self.local_rotary_base):
+            raise UserError(
+                "global_every and local_rotary_base expect local layers, got window 0; set window, "
+                "or leave both at 0"
+            )
         if not -1 <= self.mask_token < self.vocab_size:
             raise UserError(
                 f"mask_token must be an id below vocab_size {self.vocab_size}, or -1 for the last "
@@ -108,6 +134,8 @@ class ModelConfig:
             ("norm", "layernorm"),
             ("tie_embeddings", True),
             ("parallel_residual", False),
+            ("window", 0),
+            ("scale_embeddings", False),
         ):
             if (value := getattr(self, field)) != wanted:
                 raise UserError(
@@ -134,6 +162,16 @@ class ModelConfig:
     def head_size(self) -> int:
         """E, with the default resolved."""
         return self.head_dim or self.width // self.num_heads
+
+    @property
+    def gated(self) -> bool:
+        """Whether the MLP has a third matrix, whose units pass through the nonlinearity."""
+        return self.mlp in ("swiglu", "geglu_tanh")
+
+    @property
+    def query_factor(self) -> float:
+        """What queries are multiplied by before scores, which are divided by the root of E."""
+        return math.sqrt(self.head_size / (self.query_scalar or self.head_size))
 
     @property
     def rotary_size(self) -> int:

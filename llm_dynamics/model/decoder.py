@@ -3,6 +3,7 @@
 Axes: B rows, L positions, M key positions, D width, N layers, V vocabulary.
 """
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -10,11 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from llm_dynamics.errors import UserError
-from llm_dynamics.model import dropping
-from llm_dynamics.model.attention import Attention, attention_mask
+from llm_dynamics.model import dropping, windows
+from llm_dynamics.model.attention import Attention
 from llm_dynamics.model.config import ModelConfig
 from llm_dynamics.model.dropping import Kept
-from llm_dynamics.model.layers import Mlp, Norm, pick, rotary_angles, small_std, weight
+from llm_dynamics.model.layers import Mlp, Norm, pick, small_std, weight
 
 _REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -23,26 +24,38 @@ _REMAT_POLICIES = {
 
 
 class Layer(nn.Module):
-    """Attention and MLP around the residual stream, in sequence or side by side."""
+    """Attention and MLP around the residual stream, in sequence or side by side.
+
+    Norms stand before both parts, behind them (`post_norm`), or on both sides; see `norm_order`.
+    """
 
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, h_BxMxD, mask_BxMxM, angles, kept=None, columns_BxL=None):
+    def __call__(self, h_BxMxD, mask, angles, kept=None, kind=None, columns_BxL=None):
         """The next residual stream, at the columns `columns_BxL` of each row or at all.
 
         What is not `kept`, a `dropping.LayerKept`, skips the layer; all columns are then computed.
+        Mask and angles are those of its `kind`, see `windows`.
         """
         config = self.config
+
+        def before(part: str, x: jax.Array) -> jax.Array:
+            return x if config.norm_order == "after" else Norm(config, name=f"{part}_norm")(x)
+
+        def after(part: str, x: jax.Array) -> jax.Array:
+            return x if config.norm_order == "before" else Norm(config, name=f"{part}_post_norm")(x)
+
+        mask_BxMxM, angles = windows.seen(mask, angles, kind)
         mask_BxMxM = dropping.visible(mask_BxMxM, kept)
-        normed_BxMxD = Norm(config, name="attention_norm")(h_BxMxD)
+        normed_BxMxD = before("attention", h_BxMxD)
         h_BxLxD = pick(h_BxMxD, columns_BxL)
-        attended_BxLxD = h_BxLxD + Attention(config, name="attention")(
-            normed_BxMxD, mask_BxMxM, angles, columns_BxL
-        )
+        attention = Attention(config, name="attention")
+        update_BxLxD = attention(normed_BxMxD, mask_BxMxM, angles, columns_BxL)
+        attended_BxLxD = h_BxLxD + after("attention", update_BxLxD)
         mlp_in_BxLxD = h_BxLxD if config.parallel_residual else attended_BxLxD
-        normed_BxLxD = Norm(config, name="mlp_norm")(mlp_in_BxLxD)
-        after_BxLxD = attended_BxLxD + Mlp(config, name="mlp")(normed_BxLxD)
+        update_BxLxD = Mlp(config, name="mlp")(before("mlp", mlp_in_BxLxD))
+        after_BxLxD = attended_BxLxD + after("mlp", update_BxLxD)
         h_BxLxD = dropping.mixed(h_BxLxD, after_BxLxD, kept)
         return nn.with_logical_constraint(h_BxLxD, ("batch", "length", None)), None
 
@@ -80,13 +93,16 @@ class Decoder(nn.Module):
         Raises:
           UserError: rows longer than the table of learned positions.
         """
-        h_BxLxD, mask_BxLxM, angles = self.embedded(tokens_BxL, segment_ids_BxL, positions_BxL)
+        h_BxLxD, mask, angles = self.embedded(tokens_BxL, segment_ids_BxL, positions_BxL)
         kept = dropping.by_layer(kept, self.config.num_layers)
-        h_BxLxD, _ = self.layers(h_BxLxD, mask_BxLxM, angles, kept)
+        h_BxLxD, _ = self.layers(h_BxLxD, mask, angles, kept, windows.kinds(self.config))
         return self.final_norm(h_BxLxD)
 
     def embedded(self, tokens_BxL, segment_ids_BxL=None, positions_BxL=None):
-        """What the first layer reads: residual stream, attention mask, rotary angles or None."""
+        """What the first layer reads: residual stream, attention mask, rotary angles or None.
+
+        Mask and angles are of both kinds of layers where there are two, see `windows.views`.
+        """
         config = self.config
         length = tokens_BxL.shape[1]
         if config.position == "learned" and length > config.max_length:
@@ -99,13 +115,12 @@ class Decoder(nn.Module):
         if positions_BxL is None:
             positions_BxL = jnp.arange(length, dtype=jnp.int32)[None]
         h_BxLxD = self.embed(tokens_BxL)
-        angles = None
+        if config.scale_embeddings:
+            h_BxLxD = h_BxLxD * math.sqrt(config.width)
         if config.position == "learned":
             h_BxLxD = h_BxLxD + self.positions(positions_BxL)
-        else:
-            angles = rotary_angles(config, positions_BxL)
         h_BxLxD = nn.with_logical_constraint(h_BxLxD, ("batch", "length", None))
-        return h_BxLxD, attention_mask(segment_ids_BxL), angles
+        return h_BxLxD, *windows.views(config, segment_ids_BxL, positions_BxL)
 
     def normed(self, h: jax.Array) -> jax.Array:
         """The final norm of a residual stream ... x D."""
@@ -130,9 +145,10 @@ class Decoder(nn.Module):
 
 
 def scanned(layer: type[nn.Module], config: ModelConfig) -> nn.Module:
-    """N layers, their parameters stacked: called with (stream, attention mask, angles, kept).
+    """N layers, their parameters stacked: called with (stream, mask, angles, kept, kinds).
 
-    Mask and angles are shared; of what is kept, None or `dropping.by_layer`, each has its own.
+    Mask and angles are shared; of what is kept, None or `dropping.by_layer`, and of its kind, None
+    or `windows.kinds`, each has its own.
     """
     if config.remat != "none":
         layer = nn.remat(layer, policy=_REMAT_POLICIES[config.remat], prevent_cse=False)
@@ -140,7 +156,7 @@ def scanned(layer: type[nn.Module], config: ModelConfig) -> nn.Module:
         layer,
         variable_axes={"params": 0},
         split_rngs={"params": True},
-        in_axes=(nn.broadcast, nn.broadcast, 0),
+        in_axes=(nn.broadcast, nn.broadcast, 0, 0),
         length=config.num_layers,
         unroll=config.unroll,
         metadata_params={nn.PARTITION_NAME: "layers"},
@@ -160,12 +176,15 @@ def hidden_at(decoder: Decoder, params: Any, rows: tuple, columns_BxL: jax.Array
       columns_BxL: int32 columns, 0 to M - 1.
     """
     config, variables = decoder.config, {"params": params}
-    h_BxMxD, mask_BxMxM, angles = decoder.apply(variables, *rows, method="embedded")
+    h_BxMxD, mask, angles = decoder.apply(variables, *rows, method="embedded")
+    kinds_N = windows.kinds(config)
 
     def layer(h, i, columns=None):
         # By index rather than a slice of all but the last, which would copy the weights.
         weights = jax.tree.map(lambda x: jnp.asarray(x)[i], params["layers"])
-        return Layer(config).apply({"params": weights}, h, mask_BxMxM, angles, columns_BxL=columns)
+        kind = None if kinds_N is None else jnp.asarray(kinds_N)[i]
+        inputs = h, mask, angles, None, kind, columns
+        return Layer(config).apply({"params": weights}, *inputs)
 
     last = config.num_layers - 1
     h_BxMxD, _ = jax.lax.scan(

@@ -159,9 +159,9 @@ def skippable_flops_per_token(
 ) -> float:
     """Training FLOPs a token that a kernel that skips would save on average.
 
-    Of those of `size.flops_per_token`, all of which our masks spend. A layer saves its rate of
-    what it costs; a middle one also the share s of tokens in its products with weights, and
-    1 - (1 - s)^2 of its attention, which loses queries and keys.
+    Of those of `size.flops_per_token`, all of which our masks spend (and more in local layers). A
+    layer saves its rate of what it costs; a middle one also the share s of tokens in its products
+    with weights, and 1 - (1 - s)^2 of its attention, which loses queries and keys.
 
     Args:
       config: of the model.
@@ -174,8 +174,8 @@ def skippable_flops_per_token(
     """
     check(config.num_layers, layer_drop, token_drop)
     weights = 6.0 * size.matrix_params_per_layer(config)
-    scores = 12.0 * config.num_heads * config.head_size * length
+    scores_N = 12.0 * config.num_heads * config.head_size * size.keys_per_layer(config, length)
     stay_N = 1 - layer_rates(config.num_layers, layer_drop)
     tokens_N = 1 - token_drop * middle_layers(config.num_layers)
-    spent_N = stay_N * (tokens_N * weights + tokens_N**2 * scores)
-    return float(np.sum(weights + scores - spent_N))
+    spent_N = stay_N * (tokens_N * weights + tokens_N**2 * scores_N)
+    return float(np.sum(weights + scores_N - spent_N))

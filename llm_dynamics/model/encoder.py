@@ -24,8 +24,9 @@ class EncoderLayer(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, h_BxLxD, mask_BxLxM, angles=None, kept=None):
+    def __call__(self, h_BxLxD, mask_BxLxM, angles=None, kept=None, kind=None):
         """The next residual stream; what is not `kept`, a `dropping.LayerKept`, skips the layer."""
+        del kind  # all layers of an encoder are of one
         config, before_BxLxD = self.config, h_BxLxD
         mask_BxLxM = dropping.visible(mask_BxLxM, kept)
         attended_BxLxD = Attention(config, name="attention")(h_BxLxD, mask_BxLxM, angles)
@@ -77,7 +78,7 @@ class Encoder(nn.Module):
         """
         h_BxLxD, mask_BxLxM, _ = self.embedded(tokens_BxL, segment_ids_BxL, positions_BxL)
         kept = dropping.by_layer(kept, self.config.num_layers)
-        h_BxLxD, _ = self.layers(h_BxLxD, mask_BxLxM, None, kept)
+        h_BxLxD, _ = self.layers(h_BxLxD, mask_BxLxM, None, kept, None)
         tanh = self.config.mlp == "gelu_tanh"
         return self.head_norm(gelu(self.transform(h_BxLxD), approximate=tanh))
 

@@ -118,6 +118,27 @@ class Norm(nn.Module):
         return y.astype(config.dtype)
 
 
+class HeadNorm(nn.Module):
+    """RMSNorm of queries or keys, of every head or of all heads as one vector, in float32."""
+
+    config: ModelConfig
+    role: str  # "query" or "key"
+    heads: int
+
+    @nn.compact
+    def __call__(self, x_BxLxHxE: jax.Array) -> jax.Array:
+        config = self.config
+        shape, axes = (config.head_size,), (f"{self.role}_dim",)
+        if config.qk_norm == "whole":
+            shape, axes = (self.heads, *shape), (f"{self.role}_heads", *axes)
+        x = x_BxLxHxE.astype(jnp.float32)
+        normed = tuple(range(-len(shape), 0))
+        y = x * jax.lax.rsqrt(jnp.mean(x * x, axis=normed, keepdims=True) + config.norm_eps)
+        ones = declare(nn.initializers.ones, axes)
+        y = y * last_axis(self.param("scale", ones, shape, jnp.float32), y)
+        return y.astype(config.dtype)
+
+
 def gelu(x: jax.Array, approximate: bool) -> jax.Array:
     """GELU, exact or with tanh; through erf, which XLA computes in half the time of erfc."""
     if approximate:
@@ -126,7 +147,7 @@ def gelu(x: jax.Array, approximate: bool) -> jax.Array:
 
 
 class Mlp(nn.Module):
-    """The feed-forward part: up, nonlinearity (gated for SwiGLU), down."""
+    """The feed-forward part: up, nonlinearity (gated for SwiGLU and GEGLU), down."""
 
     config: ModelConfig
 
@@ -147,6 +168,8 @@ class Mlp(nn.Module):
 
         if config.mlp == "swiglu":
             hidden_BxLxF = nn.silu(grow("gate")) * grow("up")
+        elif config.mlp == "geglu_tanh":
+            hidden_BxLxF = gelu(grow("gate"), approximate=True) * grow("up")
         else:
             hidden_BxLxF = gelu(grow("up"), approximate=config.mlp == "gelu_tanh")
         return Dense(

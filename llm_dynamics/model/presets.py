@@ -2,6 +2,7 @@
 
 from llm_dynamics.errors import UserError
 from llm_dynamics.model.config import ModelConfig
+from llm_dynamics.model.rotary import RotaryScaling
 from llm_dynamics.spec import nearest, override
 
 
@@ -29,6 +30,32 @@ def _pythia(width: int, num_layers: int, num_heads: int) -> ModelConfig:
         rotary_fraction=0.25,
         parallel_residual=True,
         use_bias=True,
+    )
+
+
+def _gemma3(width: int, num_layers: int, mlp_width: int) -> ModelConfig:
+    """The small ones of Gemma 3 (Gemma Team 2025): one key head, every sixth layer reads all."""
+    return ModelConfig(
+        vocab_size=262144,
+        width=width,
+        num_layers=num_layers,
+        num_heads=4,
+        num_kv_heads=1,
+        head_dim=256,
+        mlp_width=mlp_width,
+        max_length=32768,
+        norm="rmsnorm",
+        norm_eps=1e-6,
+        norm_order="both",
+        qk_norm="head",
+        mlp="geglu_tanh",
+        rotary_base=1000000.0,
+        query_scalar=256.0,
+        window=512,
+        global_every=6,
+        local_rotary_base=10000.0,
+        scale_embeddings=True,
+        tie_embeddings=True,
     )
 
 
@@ -97,6 +124,67 @@ PRESETS: dict[str, ModelConfig] = {
         rotary_base=100000.0,
         tie_embeddings=True,
     ),
+    "llama3.2-1b": ModelConfig(
+        vocab_size=128256,
+        width=2048,
+        num_layers=16,
+        num_heads=32,
+        num_kv_heads=8,
+        mlp_width=8192,
+        max_length=131072,
+        norm="rmsnorm",
+        mlp="swiglu",
+        rotary_base=500000.0,
+        rotary_scaling=RotaryScaling("llama3", factor=32.0, original_length=8192),
+        tie_embeddings=True,
+    ),
+    "qwen2.5-0.5b": ModelConfig(
+        vocab_size=151936,
+        width=896,
+        num_layers=24,
+        num_heads=14,
+        num_kv_heads=2,
+        mlp_width=4864,
+        max_length=32768,
+        norm="rmsnorm",
+        norm_eps=1e-6,
+        mlp="swiglu",
+        rotary_base=1000000.0,
+        qkv_bias=True,
+        tie_embeddings=True,
+    ),
+    "qwen3-0.6b": ModelConfig(
+        vocab_size=151936,
+        width=1024,
+        num_layers=28,
+        num_heads=16,
+        num_kv_heads=8,
+        head_dim=128,
+        mlp_width=3072,
+        max_length=40960,
+        norm="rmsnorm",
+        norm_eps=1e-6,
+        qk_norm="head",
+        mlp="swiglu",
+        rotary_base=1000000.0,
+        tie_embeddings=True,
+    ),
+    "olmo2-1b": ModelConfig(
+        vocab_size=100352,
+        width=2048,
+        num_layers=16,
+        num_heads=16,
+        mlp_width=8192,
+        max_length=4096,
+        norm="rmsnorm",
+        norm_eps=1e-6,
+        norm_order="after",
+        qk_norm="whole",
+        mlp="swiglu",
+        rotary_base=500000.0,
+    ),
+    "gemma3-270m": _gemma3(640, 18, 2048),
+    "gemma3-1b": _gemma3(1152, 26, 6912),
     "gpt2-124m": ModelConfig(
         vocab_size=50257,
         width=768,

@@ -3,7 +3,10 @@
 Letters: D width, N layers, H heads, K key/value heads, E head dimension, F MLP width, V vocabulary.
 """
 
+import numpy as np
+
 from llm_dynamics.model.config import ModelConfig
+from llm_dynamics.model.windows import local_layers
 
 
 def num_params(config: ModelConfig) -> int:
@@ -27,7 +30,7 @@ def num_params_non_embedding(config: ModelConfig) -> int:
 def matrix_params_per_layer(config: ModelConfig) -> int:
     """Weights of a layer that take part in a product: 2 D (H + K) E + (2 or 3) D F."""
     attention = 2 * config.width * (config.num_heads + config.kv_heads) * config.head_size
-    matrices = 3 if config.mlp == "swiglu" else 2
+    matrices = 3 if config.gated else 2
     return attention + matrices * config.width * config.mlp_width
 
 
@@ -43,22 +46,33 @@ def _transform_params(config: ModelConfig) -> int:
 
 
 def _vector_params_per_layer(config: ModelConfig) -> int:
-    vectors = 2 * _norm_params(config)
+    vectors = (4 if config.norm_order == "both" else 2) * _norm_params(config)
+    if config.use_bias or config.qkv_bias:
+        vectors += (config.num_heads + 2 * config.kv_heads) * config.head_size
     if config.use_bias:
-        vectors += (config.num_heads + 2 * config.kv_heads) * config.head_size + config.width
-        vectors += config.width + config.mlp_width * (2 if config.mlp == "swiglu" else 1)
-    return vectors
+        vectors += 2 * config.width + config.mlp_width * (2 if config.gated else 1)
+    gains = {"none": 0, "head": 2, "whole": config.num_heads + config.kv_heads}
+    return vectors + gains[config.qk_norm] * config.head_size
+
+
+def keys_per_layer(config: ModelConfig, length: int) -> np.ndarray:
+    """Keys that a query of a row of `length` tokens meets in each layer, N, as FLOPs count them.
+
+    All of them, the masked half too, as is usual; in a local layer at most its window.
+    """
+    return np.where(local_layers(config), min(config.window, length), length)
 
 
 def flops_per_token(config: ModelConfig, length: int) -> float:
     """Training FLOPs a token: 6 per weight in a product, plus attention, PaLM appendix B.
 
-    6 (N P + D V) + 12 N H E L, with P the matrix weights of a layer: a multiply-add is two
-    operations, the backward pass costs twice the forward pass. As is usual, the attention term
-    counts the masked half too, and recomputation, norms and the embedding lookup do not count.
-    An encoder has D D more weights before its head, which reads all tokens, hidden or not.
+    6 (N P + D V) + 12 N H E L, with P the matrix weights of a layer, and L at most the window in a
+    local layer: a multiply-add is two operations, the backward pass costs twice the forward pass.
+    As is usual, the attention term counts the masked half too, and recomputation, norms and the
+    embedding lookup do not count. An encoder has D D more weights before its head, which reads all
+    tokens, hidden or not.
     """
     weights = config.num_layers * matrix_params_per_layer(config)
     weights += config.width * (config.vocab_size + (0 if config.causal else config.width))
-    scores = config.num_layers * config.num_heads * config.head_size * length
+    scores = config.num_heads * config.head_size * int(keys_per_layer(config, length).sum())
     return 6.0 * weights + 12.0 * scores

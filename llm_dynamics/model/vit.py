@@ -113,7 +113,7 @@ class ViT(nn.Module):
         h_BxLxD = self.patches(cut(images_BxYxXxC, config.patch_size))
         h_BxLxD = h_BxLxD + self.positions(positions_1xL)
         mask_1xLxL = jnp.ones((1, config.patches, config.patches), bool)
-        h_BxLxD, _ = self.layers(h_BxLxD, mask_1xLxL, None, None)
+        h_BxLxD, _ = self.layers(h_BxLxD, mask_1xLxL, None, None, None)
         h_BxD = jnp.mean(self.final_norm(h_BxLxD), axis=1)
         return self.head(h_BxD).astype(jnp.float32)
 

@@ -48,8 +48,16 @@ FAMILIES = {
     },
     "llama3": {"rotary_scaling": RotaryScaling("llama3", 8.0, 8)},
     "yarn": {"rotary_scaling": RotaryScaling("yarn", 8.0, 200)},
+    "qwen2": {"qkv_bias": True},
+    "qwen3": {"qk_norm": "head"},
+    "olmo2": {"qk_norm": "whole", "norm_order": "after"},
+    "gemma3": {
+        "mlp": "geglu_tanh", "qk_norm": "head", "norm_order": "both", "query_scalar": 20.0,
+        "window": 5, "global_every": 2, "local_rotary_base": 500.0, "scale_embeddings": True,
+        "tie_embeddings": True,
+    },
     "olmo": {"norm": "nonparametric_layernorm", "num_kv_heads": 8},
-}
+}  # fmt: skip
 
 
 def source(family="llama", **changes):

@@ -5,6 +5,7 @@ import math
 import jax
 from absl.testing import parameterized
 
+from llm_dynamics import spec
 from llm_dynamics.errors import UserError
 from llm_dynamics.model import presets, size
 from llm_dynamics.model.build import build_model
@@ -22,12 +23,23 @@ PUBLISHED = {
     "pythia-1.4b": 1_414_647_808,
     "olmo-1b": 1_176_764_416,
     "smollm2-135m": 134_515_008,
+    "llama3.2-1b": 1_235_814_400,
+    "qwen2.5-0.5b": 494_032_768,
+    "qwen3-0.6b": 596_049_920,
+    "olmo2-1b": 1_484_916_736,
+    "gemma3-270m": 268_098_176,
+    "gemma3-1b": 999_885_952,
     "gpt2-124m": 124_439_808,
     # Less the table of two segment types and the output bias: 2 D and V.
     "bert-small": 35_099_962 - 2 * 512 - 30_522,
     "bert-base": 109_514_298 - 2 * 768 - 30_522,
     "bert-large": 335_174_458 - 2 * 1024 - 30_522,
 }
+# Fields that specs of earlier versions lack.
+NEWER = (
+    "norm_order", "qk_norm", "rotary_scaling", "query_scalar", "window", "global_every",
+    "local_rotary_base", "qkv_bias", "scale_embeddings",
+)  # fmt: skip
 POCKET = {
     "pocket-0.1m": 0.1e6,
     "pocket-0.3m": 0.3e6,
@@ -62,6 +74,18 @@ class PresetsTest(parameterized.TestCase):
     @parameterized.named_parameters(
         ("grouped_biased_swiglu", {"num_kv_heads": 2, "mlp": "swiglu", "use_bias": True}),
         ("wide_heads", {"head_dim": 48, "norm": "rmsnorm"}),
+        (
+            "normed_all_over",
+            {
+                "norm": "rmsnorm",
+                "norm_order": "both",
+                "qk_norm": "whole",
+                "num_kv_heads": 2,
+                "mlp": "geglu_tanh",
+            },
+        ),
+        ("biased_queries", {"qkv_bias": True, "qk_norm": "head"}),
+        ("biased_twice", {"qkv_bias": True, "use_bias": True}),
     )
     def test_formula_off_the_beaten_track(self, changes):
         config = presets.named("pocket-1m", **changes)
@@ -84,6 +108,17 @@ class SizeTest(parameterized.TestCase):
         config = ModelConfig(vocab_size=10, width=4, num_layers=2, num_heads=2, mlp_width=8)
         # A layer: 4 * 4 * 4 attention + 2 * 4 * 8 MLP weights; attention reads 3 positions.
         self.assertEqual(size.flops_per_token(config, 3), 6 * (2 * 128 + 40) + 12 * 2 * 2 * 2 * 3)
+
+    def test_a_window_costs_what_it_reads(self):
+        config = ModelConfig(
+            vocab_size=10, width=4, num_layers=3, num_heads=2, mlp_width=8, window=5, global_every=2
+        )
+        whole = size.flops_per_token(presets.override(config, {"window": 100}), 30)
+        self.assertEqual(whole, 6 * (3 * 128 + 40) + 12 * 3 * 2 * 2 * 30)
+        # The second of three layers reads all.
+        self.assertEqual(size.flops_per_token(config, 30), whole - 12 * 2 * 2 * 2 * 25)
+        self.assertEqual(size.keys_per_layer(config, 30).tolist(), [5, 30, 5])
+        self.assertEqual(size.keys_per_layer(config, 4).tolist(), [4, 4, 4])
 
     def test_flops_match_the_compiler(self):
         """XLA counts the forward pass; the formula's third of it is close and never above."""
@@ -114,6 +149,18 @@ class ConfigTest(parameterized.TestCase):
         ("remat", {"remat": "all"}, "known|did you mean"),
         ("negative_chunk", {"loss_chunk": -1}, "loss_chunk"),
         ("eps", {"norm_eps": 0.0}, "norm_eps"),
+        ("norm_order", {"norm_order": "behind"}, "norm_order 'behind'"),
+        ("qk_norm", {"qk_norm": "heads"}, "did you mean 'head'"),
+        ("other_norms_behind", {"norm_order": "after"}, "'after' expects norm 'rmsnorm'"),
+        ("negative_window", {"window": -1}, "window must not be negative"),
+        ("no_window", {"global_every": 6}, "expect local layers, got window 0"),
+        ("no_window_turns", {"local_rotary_base": 5.0}, "expect local layers"),
+        ("query_scalar", {"query_scalar": -2.0}, "query_scalar must not be negative"),
+        (
+            "local_encoder",
+            {"kind": "encoder", "position": "learned", "tie_embeddings": True, "window": 4},
+            "with window 0, got 4",
+        ),
     )
     def test_refuses(self, changes, message):
         with self.assertRaisesRegex(UserError, message):
@@ -122,6 +169,12 @@ class ConfigTest(parameterized.TestCase):
     def test_defaults_are_derived(self):
         config = ModelConfig(width=64, num_heads=4)
         self.assertEqual((config.kv_heads, config.head_size, config.rotary_size), (4, 16, 16))
+
+    def test_older_specs_have_the_defaults(self):
+        older = spec.to_json(ModelConfig(width=64))
+        for field in NEWER:
+            del older[field]
+        self.assertEqual(spec.from_json(ModelConfig, older), ModelConfig(width=64))
 
     def test_remat_keeps_the_loop(self):
         self.assertEqual(ModelConfig(num_layers=3).unroll, 3)

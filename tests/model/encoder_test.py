@@ -148,7 +148,7 @@ class EncoderTest(parameterized.TestCase):
 
         def stream(encoder):
             h, mask, _ = encoder.embedded(tokens_BxL)
-            return encoder.layers(h, mask, None, None)[0]
+            return encoder.layers(h, mask, None, None, None)[0]
 
         whole = nn.apply(stream, encoder)({"params": params})
         np.testing.assert_allclose(by_layer(params), whole, atol=1e-5)

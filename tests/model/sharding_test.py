@@ -17,6 +17,11 @@ from llm_dynamics.model import loss, sharding
 from llm_dynamics.model.config import ModelConfig
 from llm_dynamics.model.decoder import Decoder
 
+# What later families have: norms everywhere, two kinds of layers.
+LATER = {
+    "norm": "rmsnorm", "norm_order": "both", "qk_norm": "whole", "mlp": "geglu_tanh", "window": 7,
+    "global_every": 2, "local_rotary_base": 100.0, "scale_embeddings": True,
+}  # fmt: skip
 CONFIG = ModelConfig(
     vocab_size=128,
     width=32,
@@ -34,11 +39,15 @@ def _one_device():
     return sharding.make_mesh(devices=jax.devices()[:1])
 
 
+def _config(tied, later=False):
+    return dataclasses.replace(CONFIG, tie_embeddings=tied, **LATER if later else {})
+
+
 @functools.lru_cache
-def _init(tied, *sizes):
+def _init(tied, *sizes, later=False):
     """Parameters on one device, or on a mesh of the given sizes."""
     mesh = sharding.make_mesh(*sizes) if sizes else _one_device()
-    return sharding.init_params(Decoder(dataclasses.replace(CONFIG, tie_embeddings=tied)), 3, mesh)
+    return sharding.init_params(Decoder(_config(tied, later)), 3, mesh)
 
 
 @contextlib.contextmanager
@@ -96,9 +105,9 @@ class InitTest(parameterized.TestCase):
 
 
 class StepTest(parameterized.TestCase):
-    @parameterized.parameters((False,), (True,))
-    def test_gradient_on_a_mesh_equals_one_device(self, tied):
-        decoder = Decoder(dataclasses.replace(CONFIG, tie_embeddings=tied))
+    @parameterized.parameters((False, False), (True, False), (True, True))
+    def test_gradient_on_a_mesh_equals_one_device(self, tied, later):
+        decoder = Decoder(_config(tied, later))
         rng = np.random.default_rng(0)
         tokens = rng.integers(0, CONFIG.vocab_size, (8, 25)).astype(np.int32)
         segment_ids_BxL = np.sort(rng.integers(0, 3, (8, 24))).astype(np.int32)
@@ -114,7 +123,7 @@ class StepTest(parameterized.TestCase):
         results = []
         for sizes in ((), (2, 2, 2)):
             mesh = sharding.make_mesh(*sizes) if sizes else _one_device()
-            params = _init(tied, *sizes)
+            params = _init(tied, *sizes, later=later)
             with sharding.activate(mesh):
                 placed = jax.device_put(batch, sharding.batch_sharding(mesh))
                 out = (
