@@ -9,6 +9,7 @@ Axes: T questions, R resamples (the first is the sample itself).
 import math
 
 import numpy as np
+from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
 from llm_dynamics.results import Interval
@@ -72,6 +73,39 @@ def share(right_T: np.ndarray, group_T: np.ndarray) -> tuple[Interval, int]:
         effective = min(p * (1 - p) / variance, total) if variance else float(total)
     low, high = proportion_confint(p * effective, effective, method="wilson")
     return Interval(*(np.array([float(x)]) for x in (p, low, high))), groups
+
+
+def spread(rest_T: np.ndarray, group_T: np.ndarray) -> tuple[float, int]:
+    """The standard error of a mean over questions from its residuals, and the number of groups.
+
+    Residuals are summed by group; they have mean 0. NaN for a single group.
+    """
+    _, group_T = np.unique(group_T, return_inverse=True)
+    rest_G = np.bincount(group_T, rest_T)
+    groups = len(rest_G)
+    if groups < 2:
+        return math.nan, groups
+    variance = (rest_G**2).sum() * groups / (groups - 1)
+    return math.sqrt(variance) / len(rest_T), groups
+
+
+def ends_of(
+    value: float, error: float, groups: int, most: int, level: float = 0.95
+) -> tuple[float, float]:
+    """Wilson's interval of a share, or a ratio like one, whose standard error over groups is known.
+
+    The effective number is at most `most`, and less for few groups by Student's t (Korn & Graubard
+    1998); without any spread it is the number of groups. NaN where the error is.
+    """
+    if math.isnan(error):
+        return math.nan, math.nan
+    effective = float(groups)
+    if error and 0 < value < 1:
+        tail = 0.5 + level / 2
+        fewer = (stats.norm.ppf(tail) / stats.t.ppf(tail, groups - 1)) ** 2
+        effective = min(value * (1 - value) / error**2, most) * fewer
+    low, high = proportion_confint(value * effective, effective, 1 - level, method="wilson")
+    return float(low), float(high)
 
 
 def difference(above: Interval, below: Interval) -> Interval:

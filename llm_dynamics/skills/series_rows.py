@@ -22,8 +22,7 @@ from llm_dynamics.skills.product_law import ProductLaw
 from llm_dynamics.skills.series import Point
 from llm_dynamics.skills.weakest import Weakest, weakest
 
-_TO_95 = 1.96 / 3.29  # of the 99.9 % intervals of `weakest`
-_FEWEST = 4  # questions of a half
+_FEWEST = 4  # groups of a half
 _FEW = 10  # right or wrong answers, below which the bootstrap is not used for their share
 FEW_WORDS = "few answers are right, or wrong: Wilson's intervals of both shares are combined"
 
@@ -143,25 +142,24 @@ def _weakest_rows(
     at: str, point: Point, here: np.ndarray, k: int, asked: Asked, weak: list[Weakest]
 ) -> list[Row]:
     order = _halved(here, asked.group_T)
-    if len(order) < 2 * _FEWEST:
+    n = asked.groups(order[1::2])
+    if n < _FEWEST:
         return []
     outcomes = point.outcomes.take(order)
     outcomes = dataclasses.replace(outcomes, skills_TxK=outcomes.skills_TxK[:, :k])
     measure_S = outcomes.edges_S / outcomes.edges_S.sum()
     found = []
     for alpha in asked.settings.alphas:
-        one = weakest(outcomes, alpha, measure_S)
-        name, n = f"{at}/weakest/alpha={alpha:g}", len(order) // 2
+        one = weakest(outcomes, alpha, measure_S, asked.group_T[order])
+        name = f"{at}/weakest/alpha={alpha:g}"
         words = f"weakest skills of measure {one.alpha:.3f} (at least {alpha:g})"
-        half = _TO_95 * (one.error - one.low)
-        ends = (one.error, max(one.error - half, 0.0), min(one.error + half, 1.0))
         note = (
             "above the exact bound beyond the intervals of both: skills or questions are not "
             "independent"
         )
         found.append(
             interval_row(
-                f"{name}/error", Interval(*(np.array([x]) for x in ends)), SHARE, n,
+                f"{name}/error", Interval(*map(np.atleast_1d, (one.error, *one.ends))), SHARE, n,
                 f"error of the {words}, named on one half of the questions of {k} "
                 f"skill{'s' * (k > 1)}, measured on the other",
                 note * one.violated, "the other half has none of them",

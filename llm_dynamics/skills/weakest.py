@@ -13,10 +13,12 @@ import math
 import numpy as np
 
 from llm_dynamics.errors import UserError
-from llm_dynamics.skills import bounds
+from llm_dynamics.skills import bounds, resampling
 from llm_dynamics.skills.outcomes import NO_SKILL, Outcomes
 
-_Z = 3.29  # two-sided 99.9 %: a study looks at hundreds of these
+_LEVEL = 0.999  # two-sided: a study looks at hundreds of these
+_Z = 3.29  # of that
+_Z_95 = 1.96
 _ROUNDING = 1e-9
 
 
@@ -29,7 +31,8 @@ class Weakest:
       alpha: the measure that they have.
       theta: share of failed texts.
       error: share of their edges to failed texts, and
-      low: the lower end of its 99.9 % interval over texts.
+      low: the lower end of its 99.9 % interval over texts, or groups of them.
+      ends: of its 95 % interval.
       exact: the largest error that any set of failed texts can give them.
       exact_high: the same at the upper end of theta's 99.9 % interval.
       theorem: Theorem 8's bound on it, 1 where it says nothing.
@@ -42,6 +45,7 @@ class Weakest:
     theta: float
     error: float
     low: float
+    ends: tuple[float, float]
     exact: float
     exact_high: float
     theorem: float
@@ -60,13 +64,17 @@ class Weakest:
         return (self.error - self.theta) / room if room > 0 else math.nan
 
 
-def weakest(outcomes: Outcomes, alpha: float, measure_S: np.ndarray) -> Weakest:
+def weakest(
+    outcomes: Outcomes, alpha: float, measure_S: np.ndarray, groups_T: np.ndarray | None = None
+) -> Weakest:
     """Measures the weakest skills of measure at least `alpha`.
 
     Args:
       outcomes: of texts of one number of skills, drawn i.i.d.; held-out pairs would break that.
       alpha: between 0 and 1.
       measure_S: of every skill.
+      groups_T: of the texts; those of one group fail together, and intervals rest on groups. None =
+        texts are independent of each other.
 
     Raises:
       UserError: alpha outside (0, 1), or texts of several sizes.
@@ -81,17 +89,28 @@ def weakest(outcomes: Outcomes, alpha: float, measure_S: np.ndarray) -> Weakest:
     chosen = order_S[: reach + 1]
     mass, k = float(measure_S[chosen].sum()), outcomes.skills_TxK.shape[1]
     in_T = np.isin(look.skills_TxK, chosen).sum(axis=1)
-    error, spread = _ratio(in_T * look.failed_T, in_T)
     theta = outcomes.theta
-    half = _Z * math.sqrt(max(theta * (1 - theta), 1 / len(outcomes)) / len(outcomes))
+    if groups_T is None:
+        error, spread = _ratio(in_T * look.failed_T, in_T)
+        low = error - _Z * spread
+        ends = (max(error - _Z_95 * spread, 0.0), min(error + _Z_95 * spread, 1.0))
+        half = _Z * math.sqrt(max(theta * (1 - theta), 1 / len(outcomes)) / len(outcomes))
+        theta_high = min(theta + half, 1.0)
+    else:
+        error, *known = _ratio_of_groups(in_T * look.failed_T, in_T, groups_T[1::2])
+        low, _ = resampling.ends_of(error, *known, level=_LEVEL)
+        ends = resampling.ends_of(error, *known)
+        spread, groups = resampling.spread(outcomes.failed_T - theta, groups_T)
+        _, theta_high = resampling.ends_of(theta, spread, groups, len(outcomes), _LEVEL)
     return Weakest(
         asked=alpha,
         alpha=mass,
         theta=theta,
         error=error,
-        low=error - _Z * spread,
+        low=low,
+        ends=ends,
         exact=exact_error(mass, theta, k),
-        exact_high=exact_error(mass, min(theta + half, 1.0), k),
+        exact_high=exact_error(mass, theta_high, k),
         theorem=theorem_error(mass, theta, k),
         random=theta,
         k=k,
@@ -121,3 +140,16 @@ def _ratio(above_T: np.ndarray, below_T: np.ndarray) -> tuple[float, float]:
     value = above_T.mean() / mean
     rest_T = (above_T - value * below_T) / mean
     return float(value), float(rest_T.std(ddof=1) / math.sqrt(len(rest_T)))
+
+
+def _ratio_of_groups(
+    above_T: np.ndarray, below_T: np.ndarray, groups_T: np.ndarray
+) -> tuple[float, float, int, int]:
+    """The ratio, its standard error over groups, and how many groups and texts it rests on."""
+    there_T = below_T > 0
+    if not there_T.any():
+        return math.nan, math.nan, 0, 0
+    above_T, below_T = above_T[there_T], below_T[there_T]
+    value = above_T.sum() / below_T.sum()
+    rest_T = (above_T - value * below_T) / below_T.mean()
+    return float(value), *resampling.spread(rest_T, groups_T[there_T]), len(rest_T)

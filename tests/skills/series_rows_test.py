@@ -292,6 +292,14 @@ class RowsTest(parameterized.TestCase):
         assert "not independent" in rows["run/step=0/k=2/weakest/alpha=0.05/error"]["note"]
         assert "run/step=0/k=2/product" not in rows  # no single-skill questions
 
+    def test_weakest_skills_rest_on_groups(self):
+        asked = asked_of(400, 0, groups=40)
+        failed_T = np.arange(40)[asked.group_T] % 3 == 0  # a group as one
+        outcomes = Outcomes(asked.skills_TxK, ~failed_T[:, None], failed_T * 1.0, len(SKILLS))
+        found = series_rows.rows([Point("run", 0, 0, 0, outcomes)], asked, Settings(alphas=(0.5,)))
+        row = {r["name"]: r for r in found}["run/step=0/k=1/weakest/alpha=0.5/error"]
+        assert 15 < row["n"] < 25 and row["high"] - row["low"] > 0.3
+
     def test_halves_have_no_group_in_common(self):
         group_T = np.random.default_rng(0).integers(12, size=200)
         order = series_rows._halved(np.arange(50, 200), group_T)

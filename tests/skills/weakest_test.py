@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from absl.testing import parameterized
+from statsmodels.stats.proportion import proportion_confint
 
 from llm_dynamics.errors import UserError
 from llm_dynamics.skills.outcomes import Outcomes
@@ -58,6 +59,33 @@ class WeakestTest(parameterized.TestCase):
         # All texts that need them fail, so the bound is met: theta >= 1 - (1 - alpha)^k.
         np.testing.assert_allclose(found.exact, 1.0)
         assert not found.violated
+
+    @parameterized.parameters((0.3, 20), (0.95, 12))
+    def test_groups_that_fail_together_are_worth_one(self, p, groups):
+        """The interval covers the error in about 95 of 100 cases, the bound's is hardly left."""
+        rng, outside, violated = np.random.default_rng(0), 0, 0
+        for _ in range(300):
+            # Ten texts a group; neighbours, in different halves, are of different groups.
+            groups_T = np.repeat(np.arange(groups).reshape(-1, 2), 10, axis=0).ravel()
+            skills_TxK = rng.integers(50, size=(len(groups_T), 2))
+            failed_T = (rng.random(groups) < p)[groups_T]
+            found = weakest(failing(skills_TxK, failed_T), 0.5, UNIFORM, groups_T)
+            outside += not found.ends[0] <= p <= found.ends[1]
+            violated += found.violated
+        assert outside <= 25 and not violated
+
+    def test_groups_of_one_text_are_independent_texts(self):
+        found = invented_runs.outcomes(np.full(50, 0.7), 2, 4000)
+        alone, of_one = (weakest(found, 0.2, UNIFORM, g) for g in (None, np.arange(4000)))
+        assert alone.error == of_one.error
+        np.testing.assert_allclose(alone.ends, of_one.ends, atol=2e-3)
+        np.testing.assert_allclose(alone.exact_high, of_one.exact_high, atol=2e-3)
+
+    def test_no_failure_among_few_texts_proves_little(self):
+        found = weakest(failing(np.zeros((12, 1), int), np.zeros(12, bool)), 0.5,
+            np.eye(50)[0], np.arange(12))  # fmt: skip
+        ends = proportion_confint(0, 6, method="wilson")
+        np.testing.assert_allclose(found.ends, ends, atol=1e-12)
 
     def test_ends(self):
         assert exact_error(0.1, 0.0, 4) == 0.0 and exact_error(0.1, 1.0, 4) == 1.0
