@@ -33,6 +33,7 @@ from llm_dynamics.train.run_folder import RunFolder, read_spec
 _SAMPLES = 3  # texts shown for each k
 _TROUBLES = (
     "missing_items",
+    "short_items",
     "unreadable",
     "unmarked",
     "empty",
@@ -199,12 +200,14 @@ def _bound(rows: Mapping[str, Row], ks: Sequence[int], study: SkillmixStudy) -> 
         }
     )
     heads = [name.rpartition("corpus_x")[2] if "corpus_x" in name else "1" for name in names]
-    columns = ("k", "corpus holds at most", *(f"unseen, L x {head}" for head in heads))
+    unseen = (f"unseen, L x {head}" for head in heads)
+    columns = ("k", "corpus holds at most", *unseen, "margin in standard errors")
     body = tuple(
         (
             str(k),
             row_cell(rows[f"k={k}/seen_at_most"]),
             *(row_cell(rows[f"k={k}/{name}"]) for name in names),
+            row_cell(rows[f"k={k}/margin"]),
         )
         for k in ks
     )
@@ -216,7 +219,9 @@ def _bound(rows: Mapping[str, Row], ks: Sequence[int], study: SkillmixStudy) -> 
                 "at most so many combinations; what a model masters beyond that is new to it. "
                 "The rates are the paper's estimates for its own skills and corpus: set "
                 "`corpus.skill_rate`, `corpus.topic_rate` and `corpus.sentences` for others, and "
-                "`corpus.correlation` for skills that go together."
+                "`corpus.correlation` for skills that go together. The margin says by how many "
+                "standard errors full marks are above what shows that more than a third of the "
+                "successes are new: a small one shows little, and full marks are a best of several."
             ),
             skillmix_figures.bound(rows, ks, study.corpus, published=True),
             Table("Least share of successes on unseen combinations", columns, body, columns),
@@ -313,7 +318,7 @@ def _terms() -> tuple[tuple[str, str], ...]:
     metrics = tuple((TITLES[name], words) for name, words in DEFINITIONS.items())
     return (
         *metrics,
-        ("best of an item", "the highest value over its generations, as published"),
+        ("best of an item", "the highest value over its generations with a readable grading"),
         ("mean", "over generations instead: what one text is worth"),
         ("SE", "sd / sqrt(n) over items"),
     )

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from llm_dynamics.errors import UserError
-from llm_dynamics.results import Interval, Row, interval_row
+from llm_dynamics.results import Interval, Row, exact, interval_row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +78,11 @@ def margin(k: int, alpha: float, n: int, corpus: Corpus, share: float = 1 / 3) -
     """By how many standard errors alpha clears what more than `share` unseen successes need.
 
     The threshold is seen / (1 - share): 1.5 times seen for the paper's third. The standard error
-    is that of a share of n items, sqrt(alpha (1 - alpha) / n).
+    is that of a share of n items, sqrt(alpha (1 - alpha) / n); infinite without one, NaN without
+    items.
     """
+    if not n:
+        return math.nan
     error = math.sqrt(alpha * (1 - alpha) / n)
     gap = alpha - seen(k, corpus) / (1 - share)
     return math.copysign(math.inf, gap) if error == 0 else gap / error
@@ -128,4 +131,16 @@ def parrot_rows(
                 missing=none,
             )
         )
+    rows.append(
+        interval_row(
+            f"{prefix}/margin",
+            exact(margin(k, value, n, corpus)),
+            "standard errors",
+            n,
+            "by how many standard errors of alpha_k it is above 1.5 p_s^k p_t L, beyond which more "
+            "than a third of the successes are unseen",
+            "below 2 the bound is hardly cleared; alpha_k is a best of several generations",
+            missing=none if math.isnan(value) else "all items or none succeed: no standard error",
+        )
+    )
     return rows

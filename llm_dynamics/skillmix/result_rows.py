@@ -39,15 +39,15 @@ def values(results: Sequence[Result], metric: str, how: str = "best") -> np.ndar
 
 
 def score_rows(config: EvalConfig, results: Sequence[Result]) -> list[Row]:
-    """k=K/METRIC: best of the generations; .../mean: mean over them; with SE and missing as 0."""
+    """k=K/METRIC: best of the readable generations; .../mean: their mean; with SE, missing as 0."""
     rows = []
     for k, some in by_k(results).items():
         for metric, words in DEFINITIONS.items():
-            best = f"{words}; best of {config.generations} generations"
+            best = f"{words}; best of the readable ones of {config.generations} generations"
             rows += rates.score_rows(
                 f"k={k}/{metric}", values(some, metric), best, config.interval, config.seed
             )
-            mean = f"{words}; mean over {config.generations} generations"
+            mean = f"{words}; mean over the readable ones of {config.generations} generations"
             found = values(some, metric, "mean")
             kind = "bootstrap" if config.interval == "auto" else config.interval
             rows.append(
@@ -83,9 +83,12 @@ def trouble_rows(results: Sequence[Result]) -> list[Row]:
         gradings = [grading for one in texts for grading in one.gradings]
         unreadable = sum(grading.points is None for grading in gradings)
         disagree, points = _disagreement(texts)
-        missing = sum(all(g.scored.points is None for g in r.generations) for r in some)
+        gone = [[one.scored.points is None for one in result.generations] for result in some]
+        missing, short = sum(map(all, gone)), sum(any(g) and not all(g) for g in gone)
         counts = (
             ("missing_items", missing, len(some), "items without any readable grading"),
+            ("short_items", short, len(some),
+             "items some of whose generations have no readable grading: scores are of fewer"),
             ("unreadable", unreadable, len(gradings), "gradings that could not be read"),
             ("unmarked", sum(not one.answer.marked for one in texts), len(texts),
              "replies without a marked answer; all of the reply was graded"),

@@ -129,7 +129,11 @@ def score(item: Item, text: str, gradings: Sequence[Grading], corrections: Corre
 def item_values(
     generations: Sequence[Sequence[Scored]], name: str, how: str = "best"
 ) -> np.ndarray:
-    """A metric of each item: the best of its generations (as published) or their mean.
+    """A metric of each item: the best of its readable generations, or their mean.
+
+    Published is the best of all, where an unreadable one counts 0; as no metric is below 0, that is
+    the same but for items without any readable one, which are missing here. But a model whose texts
+    are harder to grade has fewer tries: say how many items that befalls.
 
     Args:
       generations: of each item, all of its generations.

@@ -90,6 +90,20 @@ def test_unreadable_gradings_make_items_missing_and_are_counted(tmp_path):
     assert result_rows.reasons(results) == {2: {"no points at all": 6 * missing}}
 
 
+def test_items_whose_best_is_of_fewer_are_counted(tmp_path):
+    def grade(request):
+        short = "glass" in request.messages[0].content and "text 0" in request.messages[0].content
+        return Reply("Very nice!" if short else parsing.lines((1, 1, 1, 1, 1)))
+
+    config, results, *_ = evaluated(tmp_path, grade)
+    rows = result_rows.score_rows(config, results) + result_rows.trouble_rows(results)
+    rows = {row["name"]: row for row in rows}
+    short = sum(result.item.topic == "glass" for result in results)
+    assert 0 < short < 4 and rows["k=2/trouble/short_items"]["value"] == short
+    assert rows["k=2/trouble/missing_items"]["value"] == 0
+    assert "best of the readable ones of 2 generations" in rows["k=2/full_marks"]["definition"]
+
+
 def test_empty_texts_are_not_graded(tmp_path):
     config = EvalConfig(ks=(1,), items=2, generations=1, gradings=1, second_turn="none")
     writer = Scripted(lambda request: Reply("Answer:"))

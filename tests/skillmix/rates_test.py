@@ -120,8 +120,13 @@ def test_rows_of_the_bound():
     }
     assert rows["k5/unseen_at_least"]["low"] is not None
     assert rows["k5/unseen_at_least/corpus_x10"]["value"] == 0
-    none = parrot.parrot_rows("k5", 5, rates.share(0, 100), 100, Corpus())[1]
+    assert rows["k5/margin"]["value"] == pytest.approx(0.55, abs=0.01)
+    assert rows["k5/margin"]["unit"] == "standard errors"
+    _, none, margin = parrot.parrot_rows("k5", 5, rates.share(0, 100), 100, Corpus())
     assert none["value"] is None and "no success" in none["note"]
+    assert margin["value"] is None and "no standard error" in margin["note"]
+    nothing = rates.interval(np.array([np.nan]))
+    assert parrot.parrot_rows("k5", 5, nothing, 0, Corpus())[-1]["value"] is None
     for key in ("skill_rate", "topic_rate", "correlation", "sentences"):
         with pytest.raises(UserError, match="expected"):
             Corpus(**{key: -1.0})
