@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from llm_dynamics.errors import UserError
-from llm_dynamics.hub import gpt2, gpt_neox, llama
+from llm_dynamics.hub import gpt2, gpt_neox, later, llama
 from llm_dynamics.hub.fields import Fields
 from llm_dynamics.hub.layouts import Tensor
 from llm_dynamics.model.config import ModelConfig
@@ -64,6 +64,23 @@ FAMILIES: dict[str, Family] = {
             "olmo", "OlmoForCausalLM", llama.read_olmo, llama.write_olmo, llama.fits_olmo,
             llama.tensors, "model.", "model.embed_tokens.weight", "lm_head.weight",
             r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",
+        ),
+        *(
+            Family(
+                name, architecture, read, write, fits, tensors, "model.",
+                "model.embed_tokens.weight", "lm_head.weight",
+                r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",
+            )
+            for name, architecture, read, write, fits, tensors in (
+                ("qwen2", "Qwen2ForCausalLM", later.read_qwen2, later.write_qwen2, llama.fits,
+                 llama.tensors),
+                ("qwen3", "Qwen3ForCausalLM", later.read_qwen3, later.write_qwen3, llama.fits,
+                 llama.tensors),
+                ("olmo2", "Olmo2ForCausalLM", later.read_olmo2, later.write_olmo2, llama.fits,
+                 llama.tensors),
+                ("gemma3_text", "Gemma3ForCausalLM", later.read_gemma3, later.write_gemma3,
+                 later.fits_gemma3, later.gemma3_tensors),
+            )
         ),
     )
 }  # fmt: skip
@@ -130,14 +147,14 @@ def family_of(config: ModelConfig, name: str = "") -> Family:
             f"{config.head_size} ({config.kv_heads} of keys) in a width of {config.width}; known: "
             f"{', '.join(FAMILIES)} (docs/hub.md says what each of them can be)"
         )
-    changes = []
-    for family in found:
-        changes = losses(family, config)
-        if not changes:
-            return family
-    raise UserError(
-        f"a {found[-1].name} cannot be this model (here -> there): {'; '.join(changes)}"
-    )
+    lost = [losses(family, config) for family in found]
+    family, changes = min(zip(found, lost, strict=True), key=lambda pair: len(pair[1]))
+    if changes:
+        raise UserError(
+            f"no family can be this model; the nearest, {family.name}, would be another one in "
+            f"(here -> there): {'; '.join(changes)}"
+        )
+    return family
 
 
 def losses(family: Family, config: ModelConfig) -> list[str]:
@@ -150,4 +167,5 @@ def losses(family: Family, config: ModelConfig) -> list[str]:
 
 def _said(config: ModelConfig) -> dict[str, Any]:
     said = {k: v for k, v in to_json(config).items() if k not in _OURS}
-    return said | {name: getattr(config, derived) for name, derived in _DERIVED.items()}
+    said |= {name: getattr(config, derived) for name, derived in _DERIVED.items()}
+    return said | {"query_scalar": config.query_scalar or config.head_size}

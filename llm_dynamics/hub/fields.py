@@ -13,8 +13,8 @@ _REQUIRED = object()
 # They change training, the saved file or what generates text, not the function of the weights.
 HARMLESS = frozenset(
     "_attn_implementation _attn_implementation_autoset _name_or_path add_bos_token architectures "
-    "attention_dropout attn_pdrop bos_token_id classifier_dropout dtype embd_pdrop "
-    "eos_token_id finetuning_task gradient_checkpointing hidden_dropout id2label "
+    "attention_dropout attn_pdrop bos_token_id cache_implementation classifier_dropout dtype "
+    "embd_pdrop eos_token_id finetuning_task gradient_checkpointing hidden_dropout id2label "
     "initializer_range is_decoder is_llama_config label2id model_type n_ctx "
     "name_or_path output_attentions output_hidden_states pad_token_id pretraining_tp "
     "problem_type resid_pdrop return_dict summary_activation summary_first_dropout "
@@ -89,9 +89,10 @@ class Fields:
 
     def number(self, name: str, default: Any = _REQUIRED) -> float:
         """A number above 0."""
-        return self._number(name, self.take(name, default))
+        return self.positive(name, self.take(name, default))
 
-    def _number(self, name: str, value: Any) -> float:
+    def positive(self, name: str, value: Any) -> float:
+        """The value of a field as a number above 0."""
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
             raise UserError(f"{self.where}: expected {name} to be a number above 0, got {value!r}")
         return float(value)
@@ -138,14 +139,15 @@ class Fields:
             raise UserError(f"{self.where}: expected {name} to be an object, got {found!r}")
         found = dict(found)
         return {
-            "rotary_base": self._number(base, found.pop("rope_theta", self.take(base, 10000.0))),
-            "rotary_fraction": self._number(
+            "rotary_base": self.positive(base, found.pop("rope_theta", self.take(base, 10000.0))),
+            "rotary_fraction": self.positive(
                 fraction, found.pop("partial_rotary_factor", self.take(fraction, part))
             ),
-            "rotary_scaling": self._scaling(name, found),
+            "rotary_scaling": self.scaling(name, found),
         }
 
-    def _scaling(self, name: str, found: dict[str, Any]) -> RotaryScaling:
+    def scaling(self, name: str, found: dict[str, Any]) -> RotaryScaling:
+        """The scaling of a rotary encoding, of what the field `name` says but for its base."""
         old, kind = found.pop("type", None), found.pop("rope_type", None)
         kind = kind or old or "default"
         if kind not in SCALING_WORDS:

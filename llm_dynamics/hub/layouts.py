@@ -32,6 +32,7 @@ class Tensor:
     order: tuple[int, ...]  # ours, by axes of the factors without the one that deals
     parts: tuple[Part, ...]
     dealt: int | None = None  # the axis of the factors that has an entry a part; None = one part
+    offset: float = 0.0  # that ours is larger
 
 
 def same(name: str, part: Part, shape: tuple[int, ...]) -> Tensor:
@@ -65,7 +66,8 @@ def unpack(tensor: Tensor, array: np.ndarray) -> Iterator[tuple[Part, np.ndarray
         mine = array if tensor.dealt is None else array.take([i], tensor.dealt)
         if tensor.dealt is not None:
             mine = mine.squeeze(tensor.dealt)
-        yield part, mine.transpose(tensor.order)
+        mine = mine.transpose(tensor.order)
+        yield part, mine + np.float32(tensor.offset) if tensor.offset else mine
 
 
 def pack(tensor: Tensor, get: Callable[[Part], np.ndarray]) -> np.ndarray:
@@ -75,4 +77,5 @@ def pack(tensor: Tensor, get: Callable[[Part], np.ndarray]) -> np.ndarray:
         array = get(tensor.parts[0]).transpose(back)
     else:
         array = np.stack([get(part).transpose(back) for part in tensor.parts], tensor.dealt)
+    array = array - np.float32(tensor.offset) if tensor.offset else array
     return np.ascontiguousarray(array.reshape(tensor.shape), np.float32)

@@ -4,12 +4,27 @@ Source: Touvron et al. (2023), Groeneveld et al. (2024), and the classes `LlamaF
 `OlmoForCausalLM` of transformers.
 """
 
+import dataclasses
 from typing import Any
 
 from llm_dynamics.hub.fields import Fields, rope_scaling
 from llm_dynamics.hub.layouts import Part, Tensor, linear, same, vector
 from llm_dynamics.model.config import ModelConfig
 
+# Ours and theirs by `ModelConfig.norm_order`.
+_NORMS = {
+    "before": {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"},
+    "after": {
+        "attention_post_norm": "post_attention_layernorm",
+        "mlp_post_norm": "post_feedforward_layernorm",
+    },
+    "both": {
+        "attention_norm": "input_layernorm",
+        "attention_post_norm": "post_attention_layernorm",
+        "mlp_norm": "pre_feedforward_layernorm",
+        "mlp_post_norm": "post_feedforward_layernorm",
+    },
+}
 _OLMO_EPS = 1e-5  # written into its class, not its configuration
 
 
@@ -18,12 +33,10 @@ def read(fields: Fields) -> ModelConfig:
     bias = fields.flag("attention_bias", False)
     fields.only("mlp_bias", bias)  # ours has biases in both, or in neither
     fields.only("rope_interleaved", False)
-    shape = _shape(fields)
-    size = shape["width"] // shape["num_heads"]
-    head = fields.whole("head_dim", max(size, 1))
+    shape = shape_of(fields)
     return ModelConfig(
         **shape,
-        head_dim=0 if head == size else head,
+        head_dim=head_dim(fields, shape),
         norm="rmsnorm",
         norm_eps=fields.number("rms_norm_eps", 1e-6),
         use_bias=bias,
@@ -35,15 +48,26 @@ def read_olmo(fields: Fields) -> ModelConfig:
     fields.only("attention_bias", False)
     fields.only("clip_qkv", None)
     return ModelConfig(
-        **_shape(fields), norm="nonparametric_layernorm", norm_eps=_OLMO_EPS, use_bias=False
+        **shape_of(fields), norm="nonparametric_layernorm", norm_eps=_OLMO_EPS, use_bias=False
     )
 
 
-def _shape(fields: Fields) -> dict[str, Any]:
+def shape_of(fields: Fields) -> dict[str, Any]:
     fields.only("hidden_act", "silu", "swish")
     rope = fields.rope()
     if rope["rotary_fraction"] != 1:
         fields.refuse("partial_rotary_factor", rope["rotary_fraction"], "1.0")
+    return sizes(fields) | rope | {"mlp": "swiglu"}
+
+
+def sizes(fields: Fields, tied: bool = False, length: int = 2048) -> dict[str, Any]:
+    """What all families with Llama's names call the same, as fields of `ModelConfig`.
+
+    Args:
+      fields: of config.json.
+      tied: whether the head is tied where nothing is said.
+      length: of the context where nothing is said.
+    """
     heads = fields.whole("num_attention_heads")
     kv_heads = fields.whole("num_key_value_heads", heads)
     return {
@@ -53,12 +77,17 @@ def _shape(fields: Fields) -> dict[str, Any]:
         "num_heads": heads,
         "num_kv_heads": 0 if kv_heads == heads else kv_heads,
         "mlp_width": fields.whole("intermediate_size"),
-        "max_length": fields.whole("max_position_embeddings", 2048),
-        "mlp": "swiglu",
+        "max_length": fields.whole("max_position_embeddings", length),
         "position": "rotary",
-        **rope,
-        "tie_embeddings": fields.flag("tie_word_embeddings", False),
+        "tie_embeddings": fields.flag("tie_word_embeddings", tied),
     }
+
+
+def head_dim(fields: Fields, shape: dict[str, Any], default: int = 0) -> int:
+    """`ModelConfig.head_dim`, 0 where it is the width of a head's share."""
+    share = shape["width"] // shape["num_heads"]
+    found = fields.whole("head_dim", default or max(share, 1))
+    return 0 if found * shape["num_heads"] == shape["width"] else found
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
@@ -114,8 +143,13 @@ def fits_olmo(config: ModelConfig) -> bool:
     )
 
 
-def tensors(config: ModelConfig) -> list[Tensor]:
-    """Every stored tensor of either family."""
+def tensors(config: ModelConfig, offset: float = 0.0) -> list[Tensor]:
+    """Every stored tensor of a family whose maps have Llama's names.
+
+    Args:
+      config: the model.
+      offset: that gains of norms are larger here than they are stored.
+    """
     D, F, H, K, E = (
         config.width,
         config.mlp_width,
@@ -123,19 +157,17 @@ def tensors(config: ModelConfig) -> list[Tensor]:
         config.kv_heads,
         config.head_size,
     )
-    found = [
-        same("model.embed_tokens.weight", Part(("embed", "embedding")), (config.vocab_size, D))
-    ]
+    embed = Part(("embed", "embedding"))
+    found = [same("model.embed_tokens.weight", embed, (config.vocab_size, D))]
     normed = config.norm == "rmsnorm"
+
+    def gain(name: str, part: Part, shape: tuple[int, ...]) -> Tensor:
+        return dataclasses.replace(vector(name, part, shape), offset=offset)
+
     for n in range(config.num_layers):
         theirs = f"model.layers.{n}."
-        if normed:
-            for name, ours in (
-                ("input_layernorm", "attention_norm"),
-                ("post_attention_layernorm", "mlp_norm"),
-            ):
-                scale = Part(("layers", ours, "scale"), n)
-                found.append(same(f"{theirs}{name}.weight", scale, (D,)))
+        for ours, name in _NORMS[config.norm_order].items() if normed else ():
+            found.append(gain(f"{theirs}{name}.weight", Part(("layers", ours, "scale"), n), (D,)))
         for name, path, inputs, outputs in (
             ("self_attn.q_proj", ("attention", "query"), (D,), (H, E)),
             ("self_attn.k_proj", ("attention", "key"), (D,), (K, E)),
@@ -147,10 +179,15 @@ def tensors(config: ModelConfig) -> list[Tensor]:
         ):
             kernel, bias = (Part(("layers", *path, kind), n) for kind in ("kernel", "bias"))
             found.append(linear(f"{theirs}{name}.weight", kernel, inputs, outputs))
-            if config.use_bias:
+            reads = path[0] == "attention" and path[1] != "out"
+            if config.use_bias or (config.qkv_bias and reads):
                 found.append(vector(f"{theirs}{name}.bias", bias, outputs))
+            if config.qk_norm != "none" and path[1] in ("query", "key"):
+                part = Part(("layers", "attention", f"{path[1]}_norm", "scale"), n)
+                shape = outputs if config.qk_norm == "whole" else outputs[1:]
+                found.append(gain(f"{theirs}self_attn.{path[1][0]}_norm.weight", part, shape))
     if normed:
-        found.append(same("model.norm.weight", Part(("final_norm", "scale")), (D,)))
+        found.append(gain("model.norm.weight", Part(("final_norm", "scale")), (D,)))
     if not config.tie_embeddings:
         head = Part(("unembed", "kernel"))
         found.append(linear("lm_head.weight", head, (D,), (config.vocab_size,)))

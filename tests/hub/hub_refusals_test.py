@@ -31,6 +31,8 @@ LLAMA = {
 }
 NEOX = LLAMA | {"model_type": "gpt_neox", "architectures": ["GPTNeoXForCausalLM"]}
 OLMO = LLAMA | {"model_type": "olmo", "architectures": ["OlmoForCausalLM"]}
+QWEN2 = LLAMA | {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}
+GEMMA3 = LLAMA | {"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"]}
 GPT2 = {
     "model_type": "gpt2",
     "architectures": ["GPT2LMHeadModel"],
@@ -176,6 +178,19 @@ FOREIGN = {
     "olmo_biases": (OLMO, {"attention_bias": True}, "attention_bias True"),
     "neox_without_biases": (NEOX, {"attention_bias": False}, "attention_bias False"),
     "neox_activation": (NEOX, {"hidden_act": "relu"}, "hidden_act 'relu'"),
+    "qwen2_windows": (QWEN2, {"use_sliding_window": True}, "use_sliding_window True"),
+    "qwen2_kinds": (QWEN2, {"layer_types": ["sliding_attention"]}, "layer_types .'sliding"),
+    "gemma3_capped": (GEMMA3, {"final_logit_softcapping": 30.0}, "final_logit_softcapping 30.0"),
+    "gemma3_local_scaling": (
+        GEMMA3,
+        {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
+        "rope_parameters.sliding_attention",
+    ),
+    "gemma3_irregular": (
+        GEMMA3,
+        {"num_hidden_layers": 3, "layer_types": ["full_attention"] * 2 + ["sliding_attention"]},
+        "layer_types .'full_attention'",
+    ),
     "gpt2_scale": (GPT2, {"scale_attn_weights": False}, "scale_attn_weights False"),
     "gpt2_scale_by_layer": (GPT2, {"scale_attn_by_inverse_layer_idx": True}, "inverse_layer_idx"),
     "gpt2_cross_attention": (GPT2, {"add_cross_attention": True}, "add_cross_attention True"),

@@ -158,6 +158,8 @@ class RunsTest(parameterized.TestCase):
     @parameterized.parameters(
         ("gpt2-124m", "gpt2"), ("pythia-70m", "gpt_neox"), ("smollm2-135m", "llama"),
         ("olmo-1b", "olmo"), ("pocket-1m", "gpt_neox"),
+        ("llama3.2-1b", "llama"), ("qwen2.5-0.5b", "qwen2"), ("qwen3-0.6b", "qwen3"),
+        ("olmo2-1b", "olmo2"), ("gemma3-270m", "gemma3_text"),
     )  # fmt: skip
     def test_a_preset_has_its_family(self, name, family):
         config = presets.named(name)
@@ -168,7 +170,9 @@ class RunsTest(parameterized.TestCase):
 
     def test_a_model_without_biases_is_the_same_function_with_zeros(self):
         config = presets.named("pocket-0.1m", vocab_size=97, max_length=64)
-        params = sharding.init_params(build_model(config), 0, sharding.make_mesh())
+        draw = np.random.default_rng(0).standard_normal
+        shapes = sharding.abstract_params(build_model(config))
+        params = jax.tree.map(lambda x: 0.2 * draw(x.shape, np.float32), shapes)
         hub.export(config, params, self.root / "pocket")
         loaded = transformers.AutoModelForCausalLM.from_pretrained(self.root / "pocket").eval()
         tokens_BxL = theirs.tokens_BxL()
