@@ -30,10 +30,12 @@ from llm_dynamics.probe.log import open_log
 from llm_dynamics.report.competence_report import CompetenceStudy, write_report
 from llm_dynamics.skills import labelled as lib
 from llm_dynamics.skills.asked import Settings
-from llm_dynamics.skills.own_runs import checkpoints
+from llm_dynamics.skills.own_runs import OwnCheckpoint, checkpoints, refuse_twice
 from llm_dynamics.skills.series import Point, Scorer, log_points
 from llm_dynamics.skills.series_rows import rows
+from llm_dynamics.spec import fingerprint
 from llm_dynamics.train.finished import finished_run
+from llm_dynamics.train.run_folder import RunFolder
 
 _log = logging.getLogger("llm_dynamics.competence")
 _SERIES = "series"  # the run whose checkpoints are folders of their own
@@ -75,13 +77,29 @@ class Asked:
     settings: Settings = dataclasses.field(default_factory=Settings)
 
 
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """Whose results a workdir holds; other settings of the same make them anew."""
+
+    questions: str
+    runs: tuple[str, ...]
+
+
 def run(asked: Asked, workdir: Path, command: str) -> Path:
     """Asks what was not asked yet, computes and reports; returns the path of the page.
 
     Raises:
-      UserError: questions, runs or steps that cannot be asked.
+      UserError: questions, runs or steps that cannot be asked, or a workdir with the results of
+        other questions or runs.
     """
-    labelled, points = _from_log(asked) if asked.probes is None else _from_file(asked, workdir)
+    folder = RunFolder(workdir)
+    if asked.probes is None:
+        labelled, points = _from_log(asked)
+        _claim(folder, labelled, asked, command)
+    else:
+        labelled, scorer, members = _prepared(asked, folder.path)
+        _claim(folder, labelled, asked, command)
+        points = _points(asked, scorer, members)
     warnings = labelled.rare(asked.fewest)
     for warning in warnings:
         _log.warning("caution: %s", warning)
@@ -89,6 +107,13 @@ def run(asked: Asked, workdir: Path, command: str) -> Path:
     files.write_json(workdir / "results.json", found)
     study = CompetenceStudy(labelled, points, found, asked.settings, tuple(warnings), command)
     return write_report(workdir, study)
+
+
+def default_workdir(asked: Asked) -> Path:
+    """One for each set of runs and file of questions, or label of a log, by their names."""
+    names = [path.absolute().name for path in asked.runs]
+    questions = asked.probes.stem if asked.probes else f"log-{asked.log.label}"
+    return Path("runs", "-".join(["competence", *names, questions]))
 
 
 def describe(asked: Asked, workdir: Path) -> list[str]:
@@ -132,25 +157,36 @@ def _prepared(asked: Asked, workdir: Path):
     return labelled, scorer, members
 
 
-def _from_file(asked: Asked, workdir: Path) -> tuple[lib.Labelled, list[Point]]:
-    labelled, scorer, members = _prepared(asked, workdir)
+def _claim(folder: RunFolder, labelled: lib.Labelled, asked: Asked, command: str) -> None:
+    count, digest = len(labelled.questions), fingerprint(labelled.questions)
+    kept = Kept(
+        f"{count} of {labelled.source}, {digest}",
+        tuple(sorted(str(RunFolder(path).path) for path in asked.runs)),
+    )
+    folder.claim(kept, {"fingerprint": digest, "command": command})
+
+
+def _points(asked: Asked, scorer: Scorer, members: Sequence[OwnCheckpoint]) -> list[Point]:
     points = [scorer.point(member) for member in members]
     if asked.at:
         points = [
             dataclasses.replace(point, run=_SERIES, step=step, tokens=0)
             for point, step in zip(points, asked.at, strict=True)
         ]
-    return labelled, points
+    return points
 
 
 def _from_log(asked: Asked) -> tuple[lib.Labelled, list[Point]]:
     labelled, points, where = None, [], dict(asked.log.where)
-    for path in asked.runs:
-        of = finished_run(path)
+    runs = [finished_run(path) for path in asked.runs]
+    refuse_twice(runs, asked.steps)
+    for of in runs:
         log = open_log(of.folder.probes)
         mine = lib.from_log(log, asked.log.label, where, asked.log.group)
         if labelled is not None and mine != labelled:
-            raise UserError(f"expected the same questions in all logs, got others in {path}")
+            raise UserError(
+                f"expected the same questions in all logs, got others in {of.folder.path}"
+            )
         labelled = mine
         steps = asked.steps or _some(log["step"].values)
         points += log_points(log, labelled, where, of.name, size.num_params(of.config), steps)
@@ -233,8 +269,7 @@ def main(argv: list[str]) -> None:
             print(f"written: {count:,} questions to {out}")
             return
         asked = _asked(values)
-        names = "-".join(path.absolute().name for path in asked.runs)
-        workdir = files.expanded(values.workdir or f"runs/competence-{names}").absolute()
+        workdir = files.expanded(values.workdir or default_workdir(asked)).absolute()
         cli.keep_compiled()
         if values.dry_run:
             print("\n".join(describe(asked, workdir)))
@@ -255,7 +290,7 @@ if __name__ == "__main__":
     flags.DEFINE_list("steps", [], "of the checkpoints, by commas; default: all of them")
     flags.DEFINE_list("at", [], "updates of one series whose checkpoints are the runs, by commas")
     flags.DEFINE_string("tokenizer", "", "tokenizer.json in place of the one recorded")
-    flags.DEFINE_string("workdir", "", "folder of the results; default runs/competence-RUN")
+    flags.DEFINE_string("workdir", "", "folder of the results; default runs/competence-RUN-FILE")
     flags.DEFINE_bool("dry_run", False, "print what will be asked, and stop")
     flags.DEFINE_integer("fewest", lib.FEWEST, "questions of a skill, below which it is warned of")
     flags.DEFINE_float("level", 0.5, "competence at which a skill has emerged")

@@ -50,15 +50,25 @@ class OwnCheckpoint:
             ) from error
 
 
+def refuse_twice(runs: Sequence[FinishedRun], steps: Sequence[int]) -> None:
+    """Refuses what would give two points one name.
+
+    Raises:
+      UserError: two runs of one name, or a step twice.
+    """
+    if twice := _twice([run.name for run in runs]):
+        raise UserError(f"expected runs of different names, got {twice[0]!r} twice; rename one")
+    if twice := _twice(steps):
+        raise UserError(f"expected every step once, got {twice[0]} twice; leave one out")
+
+
 def checkpoints(runs: Sequence[FinishedRun], steps: Sequence[int] = ()) -> list[OwnCheckpoint]:
     """The checkpoints of runs, all of them or those of some steps.
 
     Raises:
-      UserError: a run without checkpoints or one of the steps, or two runs of one name.
+      UserError: a run without checkpoints or one of the steps, or see `refuse_twice`.
     """
-    names = [run.name for run in runs]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"expected runs of different names, got {twice[0]!r} twice; rename one")
+    refuse_twice(runs, steps)
     found = []
     for run in runs:
         if not run.steps:
@@ -74,3 +84,7 @@ def checkpoints(runs: Sequence[FinishedRun], steps: Sequence[int] = ()) -> list[
                 )
             found.append(OwnCheckpoint(run, step))
     return found
+
+
+def _twice(values: Sequence[Any]) -> list[Any]:
+    return sorted({value for value in values if values.count(value) > 1})

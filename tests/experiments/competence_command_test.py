@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import gc
 import json
 import shutil
 import subprocess
@@ -169,10 +170,6 @@ def test_what_was_answered_is_not_asked_again(finished, undrawn, monkeypatch):
         patch.setattr(OwnCheckpoint, "params", refuse)
         competence.run(asked, workdir, "launch/local competence")
         assert (workdir / "results.json").read_bytes() == before
-        other = write_questions(workdir / "o.jsonl", [
-            {"context": "n is", "target": "even", "skills": ["even"]}])  # fmt: skip
-        with pytest.raises(AssertionError, match="asked again"):
-            competence.run(dataclasses.replace(asked, probes=other), workdir, "")
     # A file that was cut off is made again.
     (path,) = (workdir / "scores").glob("run-4-*.npz")
     whole = path.read_bytes()
@@ -180,6 +177,32 @@ def test_what_was_answered_is_not_asked_again(finished, undrawn, monkeypatch):
     competence.run(asked, workdir, "launch/local competence")
     assert len(path.read_bytes()) == len(whole)
     assert (workdir / "results.json").read_bytes() == before
+
+
+def test_results_of_other_questions_or_runs_are_not_overwritten(finished, undrawn, tmp_path):
+    asked, workdir, _, _ = finished
+    before = (workdir / "results.json").read_bytes()
+    other = write_questions(tmp_path / "o.jsonl", [
+        {"context": "n is", "target": "even", "skills": ["even"]}])  # fmt: skip
+    gc.collect()  # lets go of the workdir, as the end of a process does
+    with pytest.raises(UserError, match=r"questions: 36 of q.jsonl, \w+ -> 37 of o.jsonl"):
+        competence.run(dataclasses.replace(asked, probes=other), workdir, "")
+    twin = make_run(tmp_path / "run", save=(4,))
+    gc.collect()
+    with pytest.raises(UserError, match=r"runs: \['.*/run'\] -> \['.*/run'\]"):
+        competence.run(dataclasses.replace(asked, runs=(twin,)), workdir, "")
+    assert (workdir / "results.json").read_bytes() == before
+    gc.collect()
+
+
+def test_other_questions_have_another_folder():
+    runs = (Path("a/run"), Path("b/wide"))
+    found = [
+        competence.default_workdir(Asked(runs, *which))
+        for which in ((Path("x/q.jsonl"),), (Path("x/o.csv"),), (None, FromLog("kind")))
+    ]
+    names = [f"competence-run-wide-{end}" for end in ("q", "o", "log-kind")]
+    assert found == [Path("runs", name) for name in names]
 
 
 def test_steps_and_several_runs(made, undrawn, tmp_path):
@@ -194,6 +217,8 @@ def test_steps_and_several_runs(made, undrawn, tmp_path):
         competence.describe(dataclasses.replace(asked, runs=(run,), steps=(5,)), tmp_path)
     with pytest.raises(UserError, match="different names, got 'run' twice"):
         competence.describe(dataclasses.replace(asked, runs=(run, run)), tmp_path)
+    with pytest.raises(UserError, match="every step once, got 9 twice"):
+        competence.describe(dataclasses.replace(asked, steps=(9, 9)), tmp_path)
 
 
 def test_a_series_of_folders(made, undrawn, tmp_path):
@@ -274,6 +299,7 @@ def test_a_damaged_checkpoint_is_named(made, undrawn, tmp_path):
             path.write_bytes(b"")
     with pytest.raises(UserError, match=r"step 0 in .*run cannot be read; leave it out by --steps"):
         competence.run(Asked((run,), questions, settings=FAST), tmp_path / "out", "")
+    gc.collect()  # lets go of the workdir, as the end of a process does
     asked = Asked((run,), questions, steps=(9,), settings=FAST)
     competence.run(asked, tmp_path / "out", "")
     assert "run/step=9/theta" in by_name(tmp_path / "out")
@@ -310,6 +336,12 @@ def test_a_log_is_asked_without_a_checkpoint(made, undrawn, tmp_path):
     assert len(competence.describe(few, tmp_path)) == 4
     with pytest.raises(UserError, match="log of logged has no step 3; it has 20 from 0 to 38"):
         competence.describe(dataclasses.replace(asked, steps=(3,)), tmp_path)
+    for change, message in (
+        ({"runs": (run, run)}, "different names, got 'logged' twice"),
+        ({"steps": (38, 0, 38)}, "every step once, got 38 twice"),
+    ):
+        with pytest.raises(UserError, match=message):
+            competence.describe(dataclasses.replace(asked, **change), tmp_path)
 
 
 def test_questions_of_a_biographies_run(tmp_path):
