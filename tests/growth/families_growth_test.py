@@ -35,19 +35,14 @@ EVERYTHING = {**TWICE_HEADS, "width": 96, "mlp_width": 128}
 
 class GrowthTest(parameterized.TestCase):
     @parameterized.parameters(
-        ("zero_pad", "llama3", {"head_dim": 24}),
-        ("zero_pad", "llama3", {"width": 96, "mlp_width": 100}),
-        ("zero_pad", "yarn", HEADS),
+        ("zero_pad", "llama3", {"head_dim": 24, "width": 96, "mlp_width": 100}),
         ("zero_pad", "qwen2", {**HEADS, "width": 80, "head_dim": 24, "num_layers": 4}),
-        ("lemon", "qwen2", {**HEADS, "width": 80, "mlp_width": 100}),
         ("zero_pad", "qwen3", {**HEADS, "mlp_width": 100, "num_layers": 7}),
-        ("lemon", "qwen3", HEADS),
         ("tile", "qwen3", EVERYTHING),
         ("block_diagonal", "qwen3", EVERYTHING),
         ("zero_pad", "olmo2", {"mlp_width": 100, "num_layers": 7}),
         ("tile", "olmo2", EVERYTHING),
         ("lemon", "olmo2", TWICE_HEADS),
-        ("block_diagonal", "olmo2", EVERYTHING),
         ("zero_pad", "olmo2", {"width": 80, "num_layers": 4}, {"qk_norm": "none"}),
         ("zero_pad", "llama", {"head_dim": 24}, {"query_scalar": 20.0}),
         ("zero_pad", "gemma3", {**HEADS, "mlp_width": 100, "num_layers": 9}),
@@ -61,7 +56,6 @@ class GrowthTest(parameterized.TestCase):
         ("zero_pad", "yarn", {"head_dim": 24}, "yarn places its passage"),
         ("zero_pad", "qwen3", {"head_dim": 24}, "another mean square in larger heads"),
         ("zero_pad", "olmo2", HEADS, "every head equally often"),
-        ("tile", "olmo2", HEADS, "every head equally often"),
         ("zero_pad", "qwen3", {"width": 80}, "share norm_eps"),
         ("tile", "gemma3", {"width": 96}, "root of the width"),
         ("zero_pad", "gemma3", {"num_layers": 6}, "layers move to places"),
@@ -98,14 +92,12 @@ class GrowthTest(parameterized.TestCase):
         positions = np.tile(np.arange(tokens.shape[1]), (2, 1))
         batch = Batch(tokens, tokens, ones.astype(np.int32), positions, ones)
 
-        def stream(window, every):
-            config = toys.source("gemma3", window=window, global_every=every)
+        def stream(window):
+            config = toys.source("gemma3", window=window)
             weights = toys.params(toys.source("gemma3"))
             return checks.activations(Decoder(config), weights, batch)["stream"]
 
-        narrow, wide, local = stream(5, 2), stream(17, 2), stream(5, 0)
+        narrow, wide = stream(5), stream(17)
         self.assertLen(narrow, 4)
         self.assertEqual(narrow[0], wide[0])
         self.assertGreater(np.abs(narrow - wide)[1:].min(), 1e-5)
-        np.testing.assert_allclose(narrow[:2], local[:2], rtol=1e-5)
-        self.assertGreater(np.abs(narrow - local)[2:].min(), 1e-5)

@@ -113,11 +113,9 @@ class GradientsTest(parameterized.TestCase):
         ("zero_pad_tied", "llama_tied", "zero_pad", {"width": 80, "mlp_width": 100}),
         ("blocks", "llama", "block_diagonal", WIDER),
         ("blocks_tied", "gpt2", "block_diagonal", MHA),
-        ("tile_qwen3", "qwen3", "tile", WIDER),
         ("heads_qwen3", "qwen3", "lemon", {"num_heads": 12, "num_kv_heads": 3}),
         ("blocks_qwen3", "qwen3", "block_diagonal", WIDER),
         ("tile_olmo2", "olmo2", "tile", WIDER),
-        ("zero_pad_qwen2", "qwen2", "zero_pad", {"width": 80, "num_heads": 12, "head_dim": 24}),
         ("heads_gemma3", "gemma3", "tile", {"num_heads": 12, "num_kv_heads": 3}),
     )
     @_exactly

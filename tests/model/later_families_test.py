@@ -179,7 +179,8 @@ class LaterFamiliesTest(parameterized.TestCase):
         fresh = nn.unbox(jax.eval_shape(decoder.new_params, jax.random.key(0)))
         self.assertEqual(jax.tree.map(lambda x: x.shape, fresh), jax.tree.map(np.shape, params))
         self.assertGreater(expected_BxLxV.std(), 0.3)
-        for attention in ("reference", "batched", "xla"):
+        # Each implementation of attention has to honour windows and the scale of queries.
+        for attention in ("reference", "batched", "xla") if family is gemma3 else ("auto",):
             self._check(dataclasses.replace(config, attention=attention), params, tokens_BxL,
                         expected_BxLxV)  # fmt: skip
 
@@ -193,7 +194,7 @@ class LaterFamiliesTest(parameterized.TestCase):
 
         np.testing.assert_allclose(logits(params), expected_BxLxV, atol=1e-4, rtol=0)
 
-    @parameterized.named_parameters(*FAMILIES)
+    @parameterized.named_parameters(*FAMILIES[:4])
     def test_some_columns_alone(self, family):
         """Scoring and generation compute less of the model, and the same."""
         config, params, tokens_BxL, expected_BxLxV = _built(family)
