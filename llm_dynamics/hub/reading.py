@@ -4,7 +4,6 @@ With a mesh every device gets its part alone. In memory at once are the paramete
 the one that is being stacked and one tensor.
 """
 
-import functools
 import itertools
 import re
 from collections.abc import Iterable
@@ -236,17 +235,3 @@ def _set(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
     for key in path[:-1]:
         tree = tree.setdefault(key, {})
     tree[path[-1]] = value
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def logits(config: ModelConfig, params: Any, tokens_BxL: jax.Array) -> jax.Array:
-    """Logits B x L x V of the next token at every position, float32.
-
-    Args:
-      config: the decoder.
-      params: its parameters.
-      tokens_BxL: int32 token ids.
-    """
-    decoder, variables = build_model(config), {"params": params}
-    h_BxLxD = decoder.apply(variables, tokens_BxL)
-    return decoder.apply(variables, h_BxLxD, method="unembed")

@@ -1,6 +1,9 @@
 """The one place that makes a model out of its configuration."""
 
-from typing import overload
+import functools
+from typing import Any, overload
+
+import jax
 
 from llm_dynamics.model.config import ModelConfig
 from llm_dynamics.model.decoder import Decoder, Layer
@@ -29,3 +32,17 @@ def build_model(config: ModelConfig | ViTConfig) -> Model | ViT:
 def layer_of(config: ModelConfig) -> Layer | EncoderLayer:
     """One layer of a model of text: apply(stream, attention mask, angles) gives (stream, None)."""
     return Layer(config) if config.causal else EncoderLayer(config)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def logits(config: ModelConfig, params: Any, tokens_BxL: jax.Array) -> jax.Array:
+    """Logits B x L x V of the next token at every position, float32.
+
+    Args:
+      config: the decoder.
+      params: its parameters.
+      tokens_BxL: int32 token ids.
+    """
+    decoder, variables = build_model(config), {"params": params}
+    h_BxLxD = decoder.apply(variables, tokens_BxL)
+    return decoder.apply(variables, h_BxLxD, method="unembed")

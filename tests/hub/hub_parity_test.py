@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 
 from llm_dynamics import hub
 from llm_dynamics.hub.families import FAMILIES
+from llm_dynamics.model import logits
 from llm_dynamics.model.generate import Sampling, generate
 from tests.hub import theirs
 
@@ -51,7 +52,7 @@ class ParityTest(parameterized.TestCase):
         config, params = hub.load(self.root / "theirs")
         with torch.no_grad():
             expected_BxLxV = model(tokens_BxL).logits.numpy()
-        logits_BxLxV = hub.logits(config, params, tokens_BxL.numpy())
+        logits_BxLxV = logits(config, params, tokens_BxL.numpy())
         self.assertGreater(expected_BxLxV.std(), 0.3)
         np.testing.assert_allclose(logits_BxLxV, expected_BxLxV, atol=1e-4, rtol=0)
 
@@ -60,7 +61,7 @@ class ParityTest(parameterized.TestCase):
             wide.load_state_dict(model.state_dict())
             exact_BxLxV = wide(tokens_BxL).logits.numpy()
             exact = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
-            logits_BxLxV = hub.logits(config, exact, tokens_BxL.numpy())
+            logits_BxLxV = logits(config, exact, tokens_BxL.numpy())
         self.assertEqual((logits_BxLxV.dtype, exact_BxLxV.dtype), (np.float64, np.float64))
         np.testing.assert_allclose(logits_BxLxV, exact_BxLxV, atol=1e-9, rtol=0)
 

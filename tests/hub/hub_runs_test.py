@@ -22,7 +22,7 @@ from llm_dynamics.errors import UserError
 from llm_dynamics.hub.__main__ import main
 from llm_dynamics.hub.families import family_of, read_config
 from llm_dynamics.hub.runs import export_run, import_run
-from llm_dynamics.model import presets, sharding
+from llm_dynamics.model import logits, presets, sharding
 from llm_dynamics.model.build import build_model
 from llm_dynamics.optim.optimizer import OptimConfig
 from llm_dynamics.probe.cadence import ProbeConfig
@@ -112,7 +112,7 @@ class RunsTest(parameterized.TestCase):
         self.assertEqual(words.eos_token, END)
         self.assertEqual(loaded.config.eos_token_id, 0)
         np.testing.assert_allclose(
-            hub.logits(config, params, ids.numpy()),
+            logits(config, params, ids.numpy()),
             loaded(ids).logits.detach().numpy(),
             atol=1e-4,
             rtol=0,
@@ -177,7 +177,7 @@ class RunsTest(parameterized.TestCase):
         loaded = transformers.AutoModelForCausalLM.from_pretrained(self.root / "pocket").eval()
         tokens_BxL = theirs.tokens_BxL()
         np.testing.assert_allclose(
-            hub.logits(config, params, tokens_BxL.numpy()),
+            logits(config, params, tokens_BxL.numpy()),
             loaded(tokens_BxL).logits.detach().numpy(),
             atol=1e-4,
             rtol=0,
