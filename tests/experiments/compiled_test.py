@@ -64,6 +64,7 @@ def runs(tmp_path_factory):
     return root, found
 
 
+@pytest.mark.slow
 def test_what_is_read_back_gives_the_same_bits(runs):
     root, (first, second) = runs
     assert any((root / "compiled").rglob("*cache*"))

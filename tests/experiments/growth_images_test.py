@@ -38,6 +38,7 @@ def tiny(**more):
     return cli.resolve(growth_images.smoke(), "", TINY | more)
 
 
+@pytest.mark.slow
 def test_a_tiny_study_ends_in_rows_and_a_table(tmp_path, capsys):
     page = growth_images.run(tiny(), tmp_path / "run", "launch/local growth_images")
     rows = {r["name"]: r for r in json.loads((tmp_path / "run" / "results.json").read_text())}

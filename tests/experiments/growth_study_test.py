@@ -234,6 +234,7 @@ def test_a_tiny_study_end_to_end(tmp_path):
     assert (folder / "results.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_an_encoder_grows_and_is_asked_no_facts(tmp_path):
     spec = lib.encoder()
     data = dataclasses.replace(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import text
 from runs import HERE, final_state, metrics, tree_bytes
 
@@ -55,6 +56,7 @@ def run_pair(point: str, flags: list[str]) -> list[subprocess.CompletedProcess]:
     ]
 
 
+@pytest.mark.slow
 def test_two_processes_train_save_and_resume(uninterrupted, tmp_path):
     corpus, cache = uninterrupted / "corpus.jsonl", uninterrupted / "cache"
     mesh = ["--config.train.mesh.data=2", "--config.train.mesh.fsdp=2"]

@@ -55,6 +55,7 @@ def test_refusals(entry, words):
         _stages("a:steps=10", entry)
 
 
+@pytest.mark.slow
 def test_two_growths_in_a_row_end_to_end(tmp_path):
     corpus = text.write_corpus(tmp_path / "text.jsonl", 120)
     spec = _spec(

@@ -94,6 +94,7 @@ def test_claims_ask_for_it():
     assert claims.null_of("run/semantic/long-tail/measured") == 0
 
 
+@pytest.mark.slow
 def test_drift_that_all_share_is_no_effect_of_frequency():
     held, said = [], []
     for seed in range(20):

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import optax
+import pytest
 from absl.testing import parameterized
 
 from llm_dynamics.data.build import build_plan
@@ -81,6 +82,7 @@ class MaskedRunTest(parameterized.TestCase):
         spec = override(self.spec, begin)
         return dataclasses.replace(spec, model=stage.fitting(SMALL, spec.model, config))
 
+    @pytest.mark.slow
     def test_from_the_source_to_a_plain_model(self):
         config = stage.named("msg", moments="corner", exact=True)
         self.assertEqual((config.name, config.ramp), ("msg", 0.5))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 from absl.testing import parameterized
 
 from llm_dynamics.batch import Batch
@@ -88,6 +89,7 @@ class ApplyTest(parameterized.TestCase):
             lambda x, s: self.assertTrue(x.sharding.is_equivalent_to(s, x.ndim)), params, where
         )
 
+    @pytest.mark.slow
     def test_a_layer_at_a_time_is_the_same(self):
         pair = stage.pair_of(SMALL, LARGE)
         params, key = _params(SMALL), jax.random.key(3)
@@ -100,6 +102,7 @@ class ApplyTest(parameterized.TestCase):
                 np.testing.assert_allclose(leaf, apply.flat(whole)[path], atol=1e-6, err_msg=path)
 
     @parameterized.parameters("shared", "paper", "released", "untied")
+    @pytest.mark.slow
     def test_a_learned_operator_lowers_the_loss(self, preset):
         learn = LearnConfig(steps=12, rates=(1e-3, 3e-2), warmup=2)
         config = GrowthConfig("ligo", ligo=preset, learn=learn)
@@ -109,6 +112,7 @@ class ApplyTest(parameterized.TestCase):
         self.assertGreater(about["learned"]["travel"]["write"], 0)
         self.assertGreater(about["flops"], 0)
 
+    @pytest.mark.slow
     def test_what_is_learned_leaves_the_source_alone(self):
         params = _params(SMALL)
         before = jax.tree.map(np.array, params)

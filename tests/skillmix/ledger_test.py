@@ -114,10 +114,15 @@ def test_ctrl_c_pays_for_nothing_that_has_not_begun(tmp_path):
 
     model, presser = Slow(concurrency=2), threading.Thread(target=press)
     with Ledger(tmp_path / "ledger.jsonl") as ledger:
-        presser.start()
-        with pytest.raises(KeyboardInterrupt):
-            ask(model, [request(f"q{i}") for i in range(8)], ledger)
-        presser.join()
+        # Processes that share out tests ignore the signal.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            presser.start()
+            with pytest.raises(KeyboardInterrupt):
+                ask(model, [request(f"q{i}") for i in range(8)], ledger)
+            presser.join()
+        finally:
+            signal.signal(signal.SIGINT, before)
         assert len(ledger) == len(model.asked) <= 2
 
 

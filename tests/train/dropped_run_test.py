@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 from absl.testing import parameterized
 
 from llm_dynamics.data.build import build_plan
@@ -82,6 +83,7 @@ class RunTest(parameterized.TestCase):
         train(parts_lib.build(self.spec), plan, place)
         return read(place.metrics)
 
+    @pytest.mark.slow
     def test_resumed_to_the_bit_and_evaluated_whole(self):
         whole = RunFolder(self.root / "whole")
         rows = self._train(whole)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 from absl.testing import parameterized
 
 from llm_dynamics.batch import Batch
@@ -76,6 +77,7 @@ class StepTest(parameterized.TestCase):
         self.assertNotEqual(_first_step(seed=5)["loss"], _first_step(seed=6)["loss"])
 
     @parameterized.parameters({"accumulate": 4}, {"mesh_sizes": (2, 2, 2)})
+    @pytest.mark.slow
     def test_neither_micro_batches_nor_meshes_change_what_is_hidden(self, **settings):
         whole, other = _first_step(seed=5), _first_step(seed=5, **settings)
         self.assertEqual((whole["tokens"], whole["held"]), (other["tokens"], other["held"]))
