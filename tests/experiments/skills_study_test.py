@@ -66,6 +66,7 @@ def test_the_same_command_trains_only_what_is_not_there(done, monkeypatch):
     trained = []
     real = training.train
     monkeypatch.setattr(training, "train", lambda c: trained.append(c) or real(c))
+    gc.collect()  # lets go of the folder's lock
     skills.run(tiny(), done, "launch/local skills")
     assert [(c.language.kind, c.seed) for c in trained] == [("serial", 1)]
     assert (done / "results.json").read_text() == before
