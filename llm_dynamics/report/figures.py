@@ -144,6 +144,13 @@ def stack(tables: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return joined
 
 
+def band(name: str, values_RxS: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
+    """Columns of a line over R runs: their mean as `name`, the lowest and the highest run."""
+    values_RxS = np.stack(list(values_RxS))
+    ends = {"low": values_RxS.min(axis=0), "high": values_RxS.max(axis=0)}
+    return {name: values_RxS.mean(axis=0), **ends}
+
+
 def thin(x: np.ndarray, keep: Iterable[float] = (), limit: int = 400, log: bool = False):
     """Indices of at most about `limit` points of a rising `x` that still show the curve.
 

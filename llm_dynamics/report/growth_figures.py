@@ -3,7 +3,7 @@
 import numpy as np
 
 from llm_dynamics.report import style
-from llm_dynamics.report.figures import Figure, canvas, stack
+from llm_dynamics.report.figures import Figure, band, canvas, stack
 from llm_dynamics.report.growth_study import Grown, GrowthStudy
 
 _SCRATCH = "scratch"
@@ -79,7 +79,7 @@ def facts(pair: str, study: GrowthStudy) -> Figure:
                 "run": variant,
                 "drawn": "yes" if variant in shown else "no",
                 "updates": steps,
-                **_band("net", values_RxS),
+                **band("net", values_RxS),
             }
         )
     data = stack(tables)
@@ -130,12 +130,7 @@ def _along(grown: Grown, charged: bool) -> tuple[np.ndarray, dict[str, np.ndarra
     cost_S = grown.costs[first]["FLOPs"]
     if charged and grown.records:
         cost_S = cost_S + grown.sources[first]["FLOPs"] + grown.records[first]["flops"]
-    return cost_S, _band("loss", np.stack(list(grown.losses.values())))
-
-
-def _band(name: str, values_RxS: np.ndarray) -> dict[str, np.ndarray]:
-    ends = {"low": values_RxS.min(axis=0), "high": values_RxS.max(axis=0)}
-    return {name: values_RxS.mean(axis=0), **ends}
+    return cost_S, band("loss", np.stack(list(grown.losses.values())))
 
 
 def _line(axis, shown: list[str], run: str, x: np.ndarray, table, name: str = "loss") -> None:

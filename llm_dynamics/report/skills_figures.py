@@ -3,7 +3,7 @@
 import numpy as np
 
 from llm_dynamics.report import style
-from llm_dynamics.report.figures import Figure, canvas, stack
+from llm_dynamics.report.figures import Figure, band, canvas, stack
 from llm_dynamics.report.skills_study import SkillsStudy
 from llm_dynamics.skills import languages, measures
 from llm_dynamics.skills.trained_rows import is_independent
@@ -134,7 +134,7 @@ def composition(study: SkillsStudy, name: str) -> Figure:
     for which, (size, held) in config.sets().items():
         right = np.stack([1 - measures.along(run, which).theta_N for run in arm.values()])
         kind = "held-out pairs" if held else "seen pairs"
-        tables.append({"size": size, "pairs": kind, "step": steps, **_band(right)})
+        tables.append({"size": size, "pairs": kind, "step": steps, **band("mean", right)})
         if size > 1 and not held and "k1" in config.sets():
             product = np.stack(
                 [
@@ -147,7 +147,9 @@ def composition(study: SkillsStudy, name: str) -> Figure:
                     for run in arm.values()
                 ]
             )
-            tables.append({"size": size, "pairs": "product", "step": steps, **_band(product)})
+            tables.append(
+                {"size": size, "pairs": "product", "step": steps, **band("mean", product)}
+            )
 
     def draw():
         drawing, axes = canvas(1, 1, 3.6)
@@ -267,11 +269,3 @@ def emergence(study: SkillsStudy) -> Figure | None:
         draw,
         stack(tables),
     )
-
-
-def _band(values_RxN: np.ndarray) -> dict[str, np.ndarray]:
-    return {
-        "mean": values_RxN.mean(axis=0),
-        "low": values_RxN.min(axis=0),
-        "high": values_RxN.max(axis=0),
-    }

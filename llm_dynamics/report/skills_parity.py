@@ -1,11 +1,9 @@
 """Figures of multitask sparse parity: strengths, times of emergence, losses, and the composite."""
 
-from collections.abc import Iterable
-
 import numpy as np
 
 from llm_dynamics.report import style
-from llm_dynamics.report.figures import Figure, canvas, stack
+from llm_dynamics.report.figures import Figure, band, canvas, stack
 from llm_dynamics.report.numbers import number
 from llm_dynamics.skills import parity_theory
 from llm_dynamics.skills.parity_rows import (
@@ -49,7 +47,7 @@ def strengths(study: ParityStudy) -> Figure:
         titles = (f"{_MODEL}: closed form", *(f"network, {name}" for name in NETWORKS))
         for axis, model, title in zip(axes[0], (_MODEL, *NETWORKS), titles, strict=True):
             for index, table in enumerate(t for t in tables if t["model"] == model):
-                _band(axis, table, "strength", style.series(index), f"task {table['task']}")
+                _draw_band(axis, table, "strength", style.series(index), f"task {table['task']}")
                 axis.plot(table["updates"], table["predicted"], color=style.color("ink"), lw=0.8,
                           ls="--")  # fmt: skip
             axis.set(xscale="log", title=title, xlabel="updates")
@@ -137,7 +135,7 @@ def losses(study: ParityStudy) -> Figure:
         drawing, axes = canvas(1, 2, 3.2)
         for index, table in enumerate(tables):
             axis = axes[0][min(index, 1)]
-            _band(axis, table, "loss", style.series(index), table["model"])
+            _draw_band(axis, table, "loss", style.series(index), table["model"])
             axis.plot(table["updates"], table["predicted"], color=style.color("ink"), lw=0.8,
                       ls="--")  # fmt: skip
         axes[0][0].set(xscale="log", yscale="log", title="solvable model: closed form")
@@ -170,7 +168,7 @@ def composite(study: ParityStudy) -> Figure:
         "composite alone": [r.alone.accuracy_SxK[:, -1] for r in runs],
     }
     tables = [
-        {"task": name, "updates": updates_S, **_ends("accuracy", values)}
+        {"task": name, "updates": updates_S, **band("accuracy", values)}
         for name, values in curves.items()
     ]
 
@@ -178,7 +176,7 @@ def composite(study: ParityStudy) -> Figure:
         drawing, axes = canvas(1, 1, 3.2)
         axis = axes[0][0]
         for index, table in enumerate(tables):
-            _band(axis, table, "accuracy", style.series(index), table["task"])
+            _draw_band(axis, table, "accuracy", style.series(index), table["task"])
         axis.axhline(0.5, color=style.color("muted"), lw=0.9)
         axis.set(xlabel="updates", ylabel="share of right signs")
         axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
@@ -200,22 +198,16 @@ def _strength(model: str, updates_S, rank: int, curves_RxSxK, predicted_SxK) -> 
         "model": model,
         "task": rank,
         "updates": updates_S,
-        **_ends("strength", curves_RxSxK[..., rank - 1]),
+        **band("strength", curves_RxSxK[..., rank - 1]),
         "predicted": predicted_SxK[:, rank - 1],
     }
 
 
 def _loss(model: str, updates_S, curves_RxS, predicted_S) -> dict:
-    ends = _ends("loss", curves_RxS)
+    ends = band("loss", curves_RxS)
     return {"model": model, "updates": updates_S, **ends, "predicted": predicted_S}
 
 
-def _ends(name: str, values_RxS: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
-    values_RxS = np.stack(list(values_RxS))
-    ends = {"low": values_RxS.min(axis=0), "high": values_RxS.max(axis=0)}
-    return {name: values_RxS.mean(axis=0), **ends}
-
-
-def _band(axis, table, name: str, tint: str, label: str) -> None:
+def _draw_band(axis, table, name: str, tint: str, label: str) -> None:
     axis.plot(table["updates"], table[name], color=tint, label=label)
     axis.fill_between(table["updates"], table["low"], table["high"], color=tint, alpha=0.15, lw=0)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_dynamics.report import run_section, skills_figures, skills_parity, skills_theory
-from llm_dynamics.report.numbers import number
+from llm_dynamics.report.numbers import number, verdict
 from llm_dynamics.report.page import (
     Cell,
     Code,
@@ -76,7 +76,7 @@ def compose(study: SkillsStudy) -> Page:
             skills_theory.performance_curves(),
             skills_theory.error_bounds(),
             skills_theory.tuples_seen(),
-            skills_theory.transitions(),
+            skills_theory.transitions([row for row in study.rows if "panel" in row]),
         )
         sections.append(Section("The theory", figures))
     if study.simulation:
@@ -186,10 +186,5 @@ def residual_table(study: SkillsStudy) -> Table:
 
 
 def _verdict(row: Mapping[str, Any]) -> str:
-    if row["name"].endswith("/success"):  # no difference, so 0 means nothing
-        return ""
-    if row["low"] is None:
-        return "no interval"
-    if row["low"] > 0:
-        return "above zero"
-    return "below zero" if row["high"] < 0 else "not shown: the interval covers zero"
+    # A success is no difference, so 0 means nothing.
+    return "" if row["name"].endswith("/success") else verdict(row["low"], row["high"])
