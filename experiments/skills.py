@@ -35,7 +35,7 @@ from llm_dynamics.skills import (
     training,
 )
 from llm_dynamics.skills.parity_rows import ParityStudy
-from llm_dynamics.skills.simulation import simulate
+from llm_dynamics.skills.simulation import simulate, transition_rows
 from llm_dynamics.skills.trained_rows import Arms
 from llm_dynamics.skills.training import TrainedConfig
 from llm_dynamics.train.run_folder import RunFolder
@@ -58,6 +58,7 @@ def run(spec: Spec, workdir: Path, command: str) -> Path:
         _log.info("simulating %s pieces", f"{spec.simulation.pieces:,}")
         found = simulate(spec.simulation)
         rows += [{**row, "name": f"simulation/{row['name']}"} for row in found]
+        rows += transition_rows(spec.simulation.seeds)
     if "parity" in spec.parts:
         _log.info("training parities")
         parity = parity_rows.measure(spec.parity)

@@ -220,8 +220,7 @@ def transitions(
     """Where a graph of skills changes at once: giant component (left), peeling (right).
 
     Args:
-      measured: points of drawn graphs: `panel` ("giant" or "peeling"), `parameter` (k or c),
-        `pieces_per_skill` and `share`.
+      measured: rows of `skills.simulation.transition_rows`.
       sizes: k, skills a piece.
       means: c, mean skills a piece.
 
@@ -250,7 +249,11 @@ def transitions(
         }
         for c in means
     ]
-    drawn = [{**point, "source": "drawn"} for point in measured]
+    keys = ("panel", "parameter", "pieces_per_skill")
+    drawn = [
+        {**{key: row[key] for key in keys}, "share": row["value"], "source": "drawn"}
+        for row in measured
+    ]
 
     def draw():
         drawing, axes = canvas(1, 2, 3.4)

@@ -6,14 +6,21 @@ measured mass of these is what the predictions are computed for, graph by graph.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from llm_dynamics.errors import UserError
 from llm_dynamics.results import Row, exact, interval_row, verdict
 from llm_dynamics.seeds import PerSeed, seed_row
-from llm_dynamics.skills import adversaries, bounds, targets, tuples
+from llm_dynamics.skills import (
+    adversaries,
+    bounds,
+    random_graphs,
+    targets,
+    thresholds,
+    tuples,
+)
 from llm_dynamics.skills.adversaries import Drawn, Outcome
 from llm_dynamics.skills.graph import SkillGraph
 
@@ -108,6 +115,52 @@ def simulate(config: SimulationConfig) -> list[Row]:
       UserError: sizes that do not fit.
     """
     return [row for cell in measure(config) for row in rows_of(cell, config)]
+
+
+def transition_rows(
+    seeds: int,
+    skills: int = 5000,
+    sizes: Sequence[int] = (2, 4, 8),
+    means: Sequence[float] = (2, 3, 4),
+) -> list[Row]:
+    """Giant components and peeling of drawn graphs, beside the limits of many skills.
+
+    Rows carry `panel` ("giant" or "peeling"), `parameter` (k or c) and `pieces_per_skill` as well.
+
+    Args:
+      seeds: graphs of each kind.
+      skills: in each.
+      sizes: k, skills of every piece, of giant components.
+      means: c, mean skills of a piece, of peeling.
+    """
+    panels = {
+        "giant": (
+            sizes, (0.1, 0.3, 0.6, 0.9), random_graphs.largest_skill_share,
+            thresholds.giant_skill_share, "share of skills in the largest component",
+        ),
+        "peeling": (
+            means, (0.4, 0.8, 1.2, 1.6), random_graphs.peel,
+            thresholds.unlearned_share, "share of skills left unlearned",
+        ),
+    }  # fmt: skip
+    rows = []
+    for panel, (parameters, ratios, drawn, limit, words) in panels.items():
+        for parameter in parameters:
+            for ratio in ratios:
+                pieces = round(ratio * skills)
+                values = {
+                    seed: drawn(skills, pieces, parameter, np.random.default_rng(seed))
+                    for seed in range(seeds)
+                }
+                expected = float(limit(ratio, parameter))
+                made = seed_row(
+                    f"transition/{panel}/{parameter:g}/pieces_per_skill={ratio:g}",
+                    PerSeed(values), "share", f"{words}; limit of many skills {expected:.4f}",
+                    contrast=False,
+                )  # fmt: skip
+                about = {"panel": panel, "parameter": parameter, "pieces_per_skill": ratio}
+                rows.append(made | about)
+    return rows
 
 
 def measure(config: SimulationConfig) -> list[Cell]:

@@ -17,7 +17,7 @@ class FiguresTest(absltest.TestCase):
         self.assertFalse(np.isnan(data["exact"]).any())
 
     def test_all_are_drawn(self):
-        point = {"panel": "giant", "parameter": 8, "pieces_per_skill": 0.04, "share": 0.2}
+        point = {"panel": "giant", "parameter": 8, "pieces_per_skill": 0.04, "value": 0.2}
         for figure in (
             skills_theory.performance_curves(),
             skills_theory.error_bounds(),

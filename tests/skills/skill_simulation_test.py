@@ -4,7 +4,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from llm_dynamics.errors import UserError
-from llm_dynamics.skills import adversaries, bounds, simulation, targets, theory
+from llm_dynamics.skills import adversaries, bounds, simulation, targets, theory, thresholds
 from llm_dynamics.skills.simulation import SimulationConfig
 
 SMALL = SimulationConfig(
@@ -69,6 +69,17 @@ class SimulationTest(parameterized.TestCase):
 
 
 class TheoryRowsTest(absltest.TestCase):
+    def test_drawn_transitions_lie_at_their_limits(self):
+        rows = simulation.transition_rows(2, skills=4000, sizes=(8,), means=(2,))
+        self.assertLen(rows, 8)
+        for row in rows:
+            limit = {
+                "giant": thresholds.giant_skill_share, "peeling": thresholds.unlearned_share
+            }[row["panel"]]  # fmt: skip
+            expected = float(limit(row["pieces_per_skill"], row["parameter"]))
+            np.testing.assert_allclose(row["value"], expected, atol=0.04, err_msg=row["name"])
+            self.assertEqual(row["n"], 2)
+
     def test_rows_hold_the_golden_values(self):
         rows = theory.all_rows()
         named = by_name(rows)
