@@ -61,11 +61,6 @@ class LanguageConfig:
             raise UserError(
                 f"expected a positive share for each of {len(self.sizes)} sizes, got {self.shares}"
             )
-        if self.shares and min(self.shares) < max(self.shares) / 50:
-            raise UserError(
-                "expected shares within a factor of 50, so that a batch has texts of each size, "
-                f"got {self.shares}"
-            )
         if not 0 <= self.zipf <= 4 or not 0 <= self.noise < 1 or not 0 <= self.held_out < 1:
             raise UserError(
                 "expected 0 <= zipf <= 4 and 0 <= noise, held_out < 1, got "
@@ -102,6 +97,7 @@ class LanguageConfig:
         return max(map(self.text_length, self.sizes))
 
     def text_length(self, size: int) -> int:
+        """Tokens that are read of a text of so many skills; its last answer is only predicted."""
         if self.kind == "latent":
             return size * (2 * self.demos + 2)
         return {"parallel": 3 * size + 1, "sum": 2 * size + 2, "serial": size + 2}[self.kind]

@@ -165,12 +165,8 @@ class Trained:
         return model_size.num_params(self.config.model)
 
 
-def train(config: TrainedConfig, note=lambda step, loss: None) -> Trained:
+def train(config: TrainedConfig) -> Trained:
     """Trains one run.
-
-    Args:
-      config: of the run.
-      note: called with (step, training loss) at every look.
 
     Raises:
       UserError: the loss is no longer finite, or too few texts with held-out pairs.
@@ -194,10 +190,9 @@ def train(config: TrainedConfig, note=lambda step, loss: None) -> Trained:
                 raise UserError(f"the loss is {loss} at step {step}; lower peak")
         losses.append(loss)
         for name, asked in texts.items():
-            right_TxA, excess_T = _look(shared.model, shared.language.skills, params, asked)
+            right_TxA, excess_T = score(shared.model, shared.language.skills, params, asked)
             found[name][0].append(np.asarray(right_TxA))
             found[name][1].append(np.asarray(excess_T))
-        note(step, loss)
     seen = {
         name: Seen(np.asarray(texts[name].skills_TxK), np.stack(right), np.stack(excess))
         for name, (right, excess) in found.items()
@@ -206,7 +201,12 @@ def train(config: TrainedConfig, note=lambda step, loss: None) -> Trained:
 
 
 def best_loss(config: TrainedConfig, name: str) -> float:
-    """The best possible loss on a set of texts, nats per text: exact given each of its texts."""
+    """The best possible loss on a set of texts, nats per text: exact given each of its texts.
+
+    Args:
+      config: of the run.
+      name: of the set, one of `config.sets()`.
+    """
     language, (size, held_out) = config.language, config.sets()[name]
     if language.kind != "latent":
         return language.answers(size) * languages.entropy(language.noise, language.symbols)
@@ -222,7 +222,10 @@ def lesson_of(config: TrainedConfig, step: int) -> Lesson:
     return jax.tree.map(np.asarray, texts_lib.lesson(config.language, made, key, config.batch))
 
 
-def score(model: ModelConfig, num_skills: int, params: Any, texts: Texts):
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def score(
+    model: ModelConfig, num_skills: int, params: Any, texts: Texts
+) -> tuple[jax.Array, jax.Array]:
     """Whether each answer of texts is the best one, T x A, and their excess, T.
 
     The excess is the divergence KL(best || model) of every answer, summed over a text: at least 0,
@@ -267,11 +270,6 @@ def answer_loss(decoder: Model, params: Any, lesson: Lesson) -> jax.Array:
     logits_BxAxV = decoder.apply({"params": params}, h_BxAxD, method="unembed")
     losses = optax.softmax_cross_entropy_with_integer_labels(logits_BxAxV, lesson.answer_BxA)
     return jnp.sum(losses * lesson.mask_BxA) / jnp.sum(lesson.mask_BxA)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _look(model: ModelConfig, num_skills: int, params: Any, texts: Texts):
-    return score(model, num_skills, params, texts)
 
 
 @functools.cache
