@@ -1,6 +1,6 @@
 """How long a checkpoint of a billion parameters takes to import, and how much memory.
 
-    python -m benchmarks.hub [--layers=22] [--folder=/tmp/hub-benchmark]
+    python -m benchmarks.hub [--layers=22] [--folder=NEW_FOLDER]
 
 Writes a Llama of TinyLlama's shape with random float32 weights (4.4 GB at 22 layers) and makes a
 run folder of it (as much again), each in a process of its own, whose peak resident memory counts.
@@ -12,6 +12,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from llm_dynamics.model import size
 from llm_dynamics.model.config import ModelConfig
 
 _LAYERS = flags.DEFINE_integer("layers", 22, "of the model; 22 = 1.1 billion parameters")
-_FOLDER = flags.DEFINE_string("folder", "/tmp/hub-benchmark", "for what is written")
+_FOLDER = flags.DEFINE_string("folder", "", "new one for what is written; default: a temporary one")
 _PART = flags.DEFINE_enum("part", "all", ["all", "write", "import"], "what this process does")
 
 
@@ -60,7 +61,7 @@ def write_checkpoint(folder: Path) -> None:
 
 def main(argv: list[str]) -> None:
     """Starts the two parts, or is one of them."""
-    folder = Path(_FOLDER.value)
+    folder = Path(_FOLDER.value or tempfile.mkdtemp(prefix="hub-benchmark-"))
     if _PART.value == "write":
         write_checkpoint(folder / "theirs")
         return
@@ -76,6 +77,8 @@ def main(argv: list[str]) -> None:
             f"bytes ({before:.2f} GB before it began)"
         )
         return
+    if _FOLDER.value and folder.exists():
+        raise app.UsageError(f"{folder} exists; name a new one, as it is deleted at the end")
     try:
         for part in ("write", "import"):
             command = [sys.executable, "-m", "benchmarks.hub", f"--part={part}", *argv[1:]]
