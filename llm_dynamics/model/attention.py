@@ -15,6 +15,8 @@ from llm_dynamics.errors import UserError
 from llm_dynamics.model.config import ModelConfig
 from llm_dynamics.model.layers import Dense, HeadNorm, pick, residual_std, rotate, small_std
 
+MEMORY = "memory"  # the collection of keys and values that `cached` keeps of each layer
+
 Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
@@ -192,6 +194,8 @@ class Attention(nn.Module):
         if config.query_factor != 1:
             q_BxLxHxE = q_BxLxHxE * config.query_factor
         mask_BxLxM = pick(mask_BxLxM, columns_BxL)
+        if self.is_mutable_collection(MEMORY) and not self.is_initializing():
+            k_BxMxKxE, v_BxMxKxE = self._remembered(k_BxMxKxE, v_BxMxKxE, mask_BxLxM)
         out_BxLxHxE = resolve(config)(q_BxLxHxE, k_BxMxKxE, v_BxMxKxE, mask_BxLxM)
         return Dense(
             (config.num_heads, size),
@@ -202,3 +206,19 @@ class Attention(nn.Module):
             config.dtype,
             name="out",
         )(out_BxLxHxE)
+
+    def _remembered(self, k_BxLxKxE, v_BxLxKxE, mask_BxLxM):
+        """Keys and values of all columns, M, with those of one more token of each row, L = 1.
+
+        The first call makes the memory out of what it is given, M = L.
+        """
+        first = not self.has_variable(MEMORY, "keys")
+        keys = self.variable(MEMORY, "keys", lambda: k_BxLxKxE)
+        values = self.variable(MEMORY, "values", lambda: v_BxLxKxE)
+        if not first:
+            # The last key that a query may read is its own.
+            row_B, M = jnp.arange(len(mask_BxLxM)), mask_BxLxM.shape[-1]
+            column_B = M - 1 - jnp.argmax(mask_BxLxM[:, 0, ::-1], axis=-1)
+            keys.value = keys.value.at[row_B, column_B].set(k_BxLxKxE[:, 0])
+            values.value = values.value.at[row_B, column_B].set(v_BxLxKxE[:, 0])
+        return keys.value, values.value

@@ -1,8 +1,8 @@
 """Text from a decoder, token by token: greedy, by temperature, or from the nucleus.
 
 The rows of a call share a buffer of fixed length, so that one compiled program serves every prompt
-of that length. There is no cache of keys and values: every new token computes the whole buffer
-again. That costs length times what it has to, and suits small models and short texts.
+of that length. Keys and values of the tokens before are kept (`cached`): the prompts are computed
+at once, then every new token costs its own column.
 
 Axes: B rows, L columns of the buffer, V vocabulary.
 """
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llm_dynamics.errors import UserError
+from llm_dynamics.model import cached
 from llm_dynamics.model.config import ModelConfig
 from llm_dynamics.model.decoder import Decoder
 
@@ -92,14 +93,6 @@ def generate(
     return [done_BxL[b, start_B[b] : stop_B[b]].tolist() for b in range(len(prompts))]
 
 
-def next_logits(decoder: Decoder, params: Any, tokens_BxL, column_B) -> jax.Array:
-    """Logits, B x V, of the token after the given column of each row."""
-    # Attention is causal: what lies behind the column changes nothing.
-    h_BxLxD = decoder.apply({"params": params}, tokens_BxL)
-    h_BxD = jnp.take_along_axis(h_BxLxD, column_B[:, None, None], axis=1)[:, 0]
-    return decoder.apply({"params": params}, h_BxD, method="unembed")
-
-
 def choose(logits_V: jax.Array, key: jax.Array, sampling: Sampling) -> jax.Array:
     """One token: the first most likely one at temperature 0, else a draw.
 
@@ -127,12 +120,14 @@ def _continued(config: ModelConfig, sampling: Sampling, eos_id: int):
         keys_B = jax.vmap(jax.random.key)(seed_B)
 
         def going(state):
-            t, _, open_B, _ = state
+            t, _, open_B, _, _ = state
             return (t < sampling.max_new) & open_B.any()
 
         def step(state):
-            t, tokens_BxL, open_B, stop_B = state
-            logits_BxV = next_logits(decoder, params, tokens_BxL, start_B + t - 1)
+            t, tokens_BxL, open_B, stop_B, memory = state
+            logits_BxV, memory = cached.next_logits(
+                decoder, params, memory, tokens_BxL, start_B + t - 1
+            )
             key_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, t)
             token_B = jax.vmap(lambda x, key: choose(x, key, sampling))(logits_BxV, key_B)
             open_B = open_B & (token_B != eos_id)
@@ -140,10 +135,11 @@ def _continued(config: ModelConfig, sampling: Sampling, eos_id: int):
             old_B = tokens_BxL[row_B, column_B]
             token_B = jnp.where(open_B, token_B.astype(jnp.int32), old_B)
             tokens_BxL = tokens_BxL.at[row_B, column_B].set(token_B)
-            return t + 1, tokens_BxL, open_B, stop_B + open_B
+            return t + 1, tokens_BxL, open_B, stop_B + open_B, memory
 
-        first = 0, tokens_BxL, jnp.ones(len(start_B), bool), start_B
-        _, tokens_BxL, _, stop_B = jax.lax.while_loop(going, step, first)
+        memory = cached.read(decoder, params, tokens_BxL)
+        first = 0, tokens_BxL, jnp.ones(len(start_B), bool), start_B, memory
+        _, tokens_BxL, _, stop_B, _ = jax.lax.while_loop(going, step, first)
         return tokens_BxL, stop_B
 
     return continued

@@ -10,9 +10,9 @@ import torch
 import transformers
 from absl.testing import parameterized
 
+from llm_dynamics.model import cached
 from llm_dynamics.model.config import ModelConfig
 from llm_dynamics.model.decoder import Decoder, hidden_at
-from llm_dynamics.model.generate import next_logits
 from llm_dynamics.model.rotary import RotaryScaling
 
 V, D, H, K, E, F, LENGTH = 96, 32, 4, 2, 12, 56, 20
@@ -196,7 +196,7 @@ class LaterFamiliesTest(parameterized.TestCase):
 
     @parameterized.named_parameters(*FAMILIES[:4])
     def test_some_columns_alone(self, family):
-        """Scoring and generation compute less of the model, and the same."""
+        """Scoring and generation compute less of the model, and get the same."""
         config, params, tokens_BxL, expected_BxLxV = _built(family)
         decoder = Decoder(config)
         columns_BxL = np.array([[3, 9, 19], [0, 18, 7]])
@@ -204,7 +204,10 @@ class LaterFamiliesTest(parameterized.TestCase):
         @jax.jit
         def some(params):
             h_BxLxD = hidden_at(decoder, params, (tokens_BxL,), columns_BxL)
-            after_BxV = next_logits(decoder, params, tokens_BxL, columns_BxL[:, 1])
+            memory = cached.read(decoder, params, tokens_BxL)
+            after_BxV, _ = cached.next_logits(
+                decoder, params, memory, tokens_BxL, columns_BxL[:, 1]
+            )
             return decoder.apply({"params": params}, h_BxLxD, method="unembed"), after_BxV
 
         found_BxLxV, after_BxV = some(params)
