@@ -30,12 +30,12 @@ from llm_dynamics.probe.log import open_log
 from llm_dynamics.report.competence_report import CompetenceStudy, write_report
 from llm_dynamics.skills import labelled as lib
 from llm_dynamics.skills.asked import Settings
-from llm_dynamics.skills.own_runs import OwnCheckpoint, checkpoints, refuse_twice
 from llm_dynamics.skills.series import Point, Scorer, log_points
 from llm_dynamics.skills.series_rows import rows
 from llm_dynamics.spec import fingerprint
 from llm_dynamics.train.finished import finished_run
 from llm_dynamics.train.run_folder import RunFolder
+from llm_dynamics.train.series import OwnCheckpoint, checkpoints, refuse_twice
 
 _log = logging.getLogger("llm_dynamics.competence")
 _SERIES = "series"  # the run whose checkpoints are folders of their own

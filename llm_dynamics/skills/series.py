@@ -1,62 +1,31 @@
 """A series of checkpoints, of one run or of several, asked the same questions once.
 
-Whatever has what `Checkpoint` names can be in a series; `own_runs` has those of run folders. Scores
-are kept, one file a checkpoint, so that a series goes on where it was stopped.
+Whatever has what `train.series.Checkpoint` names can be in a series. Scores are kept, one file a
+checkpoint, so that a series goes on where it was stopped.
 
 Axes: P probes, M measures.
 """
 
 import dataclasses
-import hashlib
 import logging
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import xarray as xr
 
 from llm_dynamics import files
-from llm_dynamics.data.tokenizers import Tokenizer
 from llm_dynamics.errors import UserError
 from llm_dynamics.model import size
-from llm_dynamics.model.build import build_model
-from llm_dynamics.model.config import ModelConfig
-from llm_dynamics.probe import packing
-from llm_dynamics.probe.probes import EncodedProbe, encode_all
-from llm_dynamics.probe.scoring import MEASURES, make_scorer
+from llm_dynamics.probe.scoring import MEASURES
 from llm_dynamics.skills.labelled import Labelled, check_links, in_log
 from llm_dynamics.skills.outcomes import Outcomes
 from llm_dynamics.spec import fingerprint
+from llm_dynamics.train.asking import Asker
+from llm_dynamics.train.series import Checkpoint
 
 _log = logging.getLogger(__name__)
-_POSITIONS = 2**18  # of probes that are scored in one program
-_SHOWN = 5  # probes quoted in one message
-
-
-class Checkpoint(Protocol):
-    """A decoder at one moment of its training.
-
-    Attributes:
-      run: name of the run, or of the model where there is one checkpoint of each.
-      step: updates done.
-      tokens: training tokens seen.
-      config: of the decoder.
-      identity: tells its parameters from all others, across sessions.
-      tokenizer: of its text.
-    """
-
-    run: str
-    step: int
-    tokens: int
-    config: ModelConfig
-    identity: str
-    tokenizer: Tokenizer
-
-    def params(self) -> Any:
-        """The parameters, on this device."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,45 +56,23 @@ class Scorer:
 
     def __init__(self, labelled: Labelled, folder: Path):
         self._labelled, self._folder = labelled, Path(folder)
-        self._encoded: dict[str, tuple[list[EncodedProbe], str]] = {}  # by tokenizer
-        self._programs: dict[Any, list] = {}  # by model and tokenizer
-
-    def check(self, checkpoint: Checkpoint) -> None:
-        """Refuses what cannot be asked, before anything is scored.
-
-        Raises:
-          UserError: probes that the tokenizer cuts wrongly or that are too long for the model.
-        """
-        encoded, _ = self._encode(checkpoint.tokenizer)
-        most = checkpoint.config.max_length
-        long = [p for p in encoded if len(p.ids) - 1 > most]
-        if long:
-            names = ", ".join(f"{p.name!r} ({len(p.ids) - 1})" for p in long[:_SHOWN])
-            raise UserError(
-                f"{checkpoint.run}: expected probes of at most {most} tokens before the last, the "
-                f"context of the model, got {len(long)} longer ones: {names}; shorten them"
-            )
+        self._asker = Asker(labelled.probes())
+        self.check, self.tokens = self._asker.check, self._asker.tokens
 
     def is_kept(self, checkpoint: Checkpoint) -> bool:
         """Whether the checkpoint was asked before."""
         return self._kept(checkpoint) is not None
 
-    def tokens(self, checkpoint: Checkpoint) -> int:
-        """Tokens that the model reads to answer."""
-        return sum(len(p.ids) - 1 for p in self._encode(checkpoint.tokenizer)[0])
-
     def point(self, checkpoint: Checkpoint) -> Point:
         """Asks a checkpoint, or reads what it answered before.
 
         Raises:
-          UserError: see `check`, or scores that are not finite.
+          UserError: see `Asker.check`, or scores that are not finite.
         """
         self.check(checkpoint)
         values_PxM = self._kept(checkpoint)
         if values_PxM is None:
-            _log.info("asking %s, step %d", checkpoint.run, checkpoint.step)
-            params = checkpoint.params()
-            values_PxM = np.concatenate([np.asarray(f(params)) for f in self._program(checkpoint)])
+            values_PxM = self._asker.scores(checkpoint)
             with files.replacing(self._path(checkpoint)) as temporary, temporary.open("wb") as file:
                 np.savez(file, values_PxM=values_PxM)
         return point(
@@ -133,18 +80,8 @@ class Scorer:
             size.num_params(checkpoint.config),
         )  # fmt: skip
 
-    def _encode(self, tokenizer: Tokenizer) -> tuple[list[EncodedProbe], str]:
-        key = tokenizer.fingerprint
-        if key not in self._encoded:
-            encoded = encode_all(self._labelled.probes(), tokenizer)
-            digest = hashlib.sha256()
-            for probe in encoded:
-                digest.update(np.array([probe.num_target, *probe.ids, -1], np.int64).tobytes())
-            self._encoded[key] = encoded, digest.hexdigest()[:16]
-        return self._encoded[key]
-
     def _path(self, checkpoint: Checkpoint) -> Path:
-        asked = self._encode(checkpoint.tokenizer)[1]
+        asked = self._asker.digest(checkpoint.tokenizer)
         key = fingerprint([checkpoint.identity, asked, MEASURES])
         return self._folder / f"{checkpoint.run}-{checkpoint.step}-{key}.npz"
 
@@ -158,27 +95,6 @@ class Scorer:
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             _log.warning("%s is damaged, so the checkpoint is asked again", path)
             return None
-
-    def _program(self, checkpoint: Checkpoint) -> list:
-        encoded, digest = self._encode(checkpoint.tokenizer)
-        key = (checkpoint.config, digest)
-        if key not in self._programs:
-            decoder = build_model(checkpoint.config)
-            self._programs[key] = [
-                make_scorer(
-                    decoder,
-                    packing.pack(block, packing.best_length(block, checkpoint.config.max_length)),
-                )
-                for block in blocks(encoded)
-            ]
-        return self._programs[key]
-
-
-def blocks(encoded: Sequence[EncodedProbe], most: int = _POSITIONS) -> list[list[EncodedProbe]]:
-    """Probes in order, parted so that a block has about `most` tokens: what memory allows."""
-    ends = np.cumsum([len(probe.ids) for probe in encoded])
-    block_P = (ends - 1) // most
-    return [[encoded[p] for p in np.flatnonzero(block_P == b)] for b in np.unique(block_P)]
 
 
 def log_points(

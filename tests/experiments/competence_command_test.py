@@ -33,11 +33,12 @@ from llm_dynamics.probe.probes import Probe, encode_all
 from llm_dynamics.probe.scoring import MEASURES, make_scorer
 from llm_dynamics.skills import labelled as lib
 from llm_dynamics.skills.asked import Settings
-from llm_dynamics.skills.own_runs import OwnCheckpoint, checkpoints
-from llm_dynamics.skills.series import Scorer, blocks
+from llm_dynamics.skills.series import Scorer
+from llm_dynamics.train.asking import blocks
 from llm_dynamics.train.checkpoint import Checkpoints
 from llm_dynamics.train.config import CheckpointConfig, RunSpec, TrainConfig
 from llm_dynamics.train.finished import finished_run
+from llm_dynamics.train.series import OwnCheckpoint, checkpoints
 
 MODEL = ModelConfig(
     vocab_size=257, width=16, num_layers=1, num_heads=2, mlp_width=32, max_length=48

@@ -1,8 +1,8 @@
-"""The checkpoints of our own run folders as members of a series."""
+"""Checkpoints that are asked one after another: what each has to be, and those of run folders."""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from llm_dynamics.data.tokenizers import Tokenizer
 from llm_dynamics.errors import UserError
@@ -11,9 +11,44 @@ from llm_dynamics.spec import fingerprint
 from llm_dynamics.train.finished import FinishedRun
 
 
+class Checkpoint(Protocol):
+    """A decoder at one moment of its training.
+
+    Attributes:
+      run: name of the run, or of the model where there is one checkpoint of each.
+      step: updates done.
+      tokens: training tokens seen; 0 = not known.
+      config: of the decoder.
+      identity: tells its parameters from all others, across sessions.
+      tokenizer: of its text.
+    """
+
+    @property
+    def run(self) -> str: ...
+
+    @property
+    def step(self) -> int: ...
+
+    @property
+    def tokens(self) -> int: ...
+
+    @property
+    def config(self) -> ModelConfig: ...
+
+    @property
+    def identity(self) -> str: ...
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    def params(self) -> Any:
+        """The parameters, on this device."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class OwnCheckpoint:
-    """A `series.Checkpoint` of a run folder."""
+    """A `Checkpoint` of a run folder."""
 
     of: FinishedRun
     step: int
