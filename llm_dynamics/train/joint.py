@@ -22,13 +22,15 @@ _NONE = "–"
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """A schedule over its own steps, 0 .. end."""
+    """A schedule over its own steps, 0 .. end; 0 = none was followed (an imported model)."""
 
     config: ScheduleConfig
     end: int
 
     def rates(self, count: int) -> np.ndarray:
         """The rates of its first `count` steps."""
+        if not count:
+            return np.zeros(0)
         whole = make_schedule(dataclasses.replace(self.config, horizon=0), self.end)
         return np.asarray(whole(jnp.arange(count)))
 
@@ -45,8 +47,9 @@ def saved(meta: Mapping[str, Any]) -> Schedule:
 
 def asked(spec: RunSpec, end: int) -> Schedule:
     """The schedule that a run follows, which goes on to `end` or begins anew."""
-    config, anew = spec.optim.schedule, not spec.train.start.continue_schedule
-    return Schedule(config, config.horizon or (spec.train.steps if anew else end))
+    config = spec.optim.schedule
+    goes_on = end and spec.train.start.continue_schedule
+    return Schedule(config, config.horizon or (end if goes_on else spec.train.steps))
 
 
 def check(where: str, meta: Mapping[str, Any], first: int, spec: RunSpec) -> None:

@@ -164,11 +164,14 @@ def check(
         sharding.check_mesh(model, mesh, spec.data.batch_size // spec.train.accumulate)
         abstract = _abstract_source(model, abstract, optimizer)
     wanted = _wanted(spec, abstract)
-    stored = {
-        k: v
-        for k, v in reader.stored(run, origin.step, planned).items()
-        if k.split("/")[0] in wanted
-    }
+    stored = reader.stored(run, origin.step, planned)
+    stored = {k: v for k, v in stored.items() if k.split("/")[0] in wanted}
+    if "opt_state" in wanted and not any(k.startswith("opt_state/") for k in stored):
+        raise UserError(
+            f"{_where(origin)} holds no moments of an optimizer, as an imported model has none, so "
+            f"train.start.optimizer={spec.train.start.optimizer} has nothing to take; start with "
+            "train.start.optimizer=reset"
+        )
     if wrong := differences(stored, leaves(wanted)):
         raise UserError(f"{_where(origin)} does not fit this run: {wrong}")
 

@@ -25,11 +25,12 @@ from llm_dynamics.hub.runs import export_run, import_run
 from llm_dynamics.model import logits, presets, sharding
 from llm_dynamics.model.build import build_model
 from llm_dynamics.optim.optimizer import OptimConfig
+from llm_dynamics.optim.schedules import make_schedule
 from llm_dynamics.probe.cadence import ProbeConfig
 from llm_dynamics.skillmix import own
 from llm_dynamics.spec import override
 from llm_dynamics.train import parts as parts_lib
-from llm_dynamics.train import plan_lines
+from llm_dynamics.train import plan_lines, start
 from llm_dynamics.train.config import RunSpec, StartConfig, TrainConfig
 from llm_dynamics.train.finished import finished_run
 from llm_dynamics.train.loop import train
@@ -70,7 +71,7 @@ class RunsTest(parameterized.TestCase):
         cls.made = import_run(cls.source, cls.root / "run")
         cls.config, cls.params = hub.load(cls.source)
 
-    def _spec(self, steps=2, **start):
+    def _spec(self, steps=2, **begins):
         """A run from the imported one, by the settings that the import prints."""
         spec = RunSpec(
             model=presets.named("pocket-0.1m"),
@@ -86,7 +87,7 @@ class RunsTest(parameterized.TestCase):
             probe=ProbeConfig(),
         )
         given = dict(s.removeprefix("--config.").split("=", 1) for s in self.made.settings())
-        return override(spec, given | {f"train.start.{k}": v for k, v in start.items()})
+        return override(spec, given | {f"train.start.{k}": v for k, v in begins.items()})
 
     def test_a_run_goes_on_from_it_and_is_written_back(self):
         spec = self._spec()
@@ -119,16 +120,23 @@ class RunsTest(parameterized.TestCase):
         )
 
     def test_what_a_run_cannot_take_from_it_is_said(self):
-        for start, words in (
-            ({"optimizer": "keep"}, "opt_state.*found nothing"),
+        for settings, words in (
+            ({"optimizer": "keep"}, "holds no moments.*train.start.optimizer=reset"),
             ({"data": "continue"}, "train.start.data=fresh"),
         ):
             with self.assertRaisesRegex(UserError, words):
-                parts_lib.build(self._spec(**start))
+                parts_lib.build(self._spec(**settings))
         other = dataclasses.replace(self._spec(), model=presets.named("pocket-0.1m"))
         with self.assertRaisesRegex(UserError, "holds another model"):
             parts_lib.build(other)
         self.assertEqual(StartConfig(run="x").step, -1)
+
+    def test_a_schedule_that_goes_on_from_it_is_the_runs_own(self):
+        parts = parts_lib.build(self._spec(continue_schedule=True))
+        lines = "\n".join(start.joint_lines(parts.spec, parts.origin))
+        self.assertNotIn("is gone", lines)
+        rates = make_schedule(parts.spec.optim.schedule, parts.spec.train.steps)
+        self.assertRegex(lines, rf"\n  1 +– +{float(rates(1)):.6g}")
 
     def test_it_can_be_asked_as_any_run(self):
         run = finished_run(self.made.run)
