@@ -75,7 +75,9 @@ class ParityTest(parameterized.TestCase):
         with torch.no_grad():
             np.testing.assert_array_equal(loaded(tokens_BxL).logits.numpy(), expected_BxLxV)
 
-    @parameterized.parameters("gpt2", "neox", "llama", "olmo", "gemma3")
+    @parameterized.parameters(
+        "gpt2", "neox", "llama", "olmo", "gemma3", "qwen2_tied", "qwen3_wide_heads", "olmo2"
+    )
     def test_the_exported_folder_writes_the_same_greedy_text(self, name):
         theirs.CASES[name].model().save_pretrained(self.root / "theirs")
         config, params = hub.load(self.root / "theirs")
