@@ -25,7 +25,7 @@ from llm_dynamics.probe.scoring import DEFINITIONS
 _CHUNK = 32  # steps in one file
 _MAX_DIRTY = 8  # chunks held in memory before they are written unasked
 _DIMS = ("step", "probe", "measure")
-_RESERVED = (*_DIMS, "score", "tokens", "context", "target", "num_target_tokens")
+RESERVED = (*_DIMS, "score", "tokens", "context", "target", "num_target_tokens")
 _ATTRS = {
     "step_convention": "row t is scored with the parameters before update t (update t sees batch "
     "t); the last row is the model after the last update",
@@ -172,7 +172,7 @@ def open_log(path: str | Path, scores: bool = True) -> xr.Dataset:
             # Missing consolidated metadata is damage here, reported below in our words.
             warnings.simplefilter("ignore", RuntimeWarning)
             log = xr.open_zarr(path, chunks=None, consolidated=True)
-        missing = [name for name in _RESERVED if name not in log.variables]
+        missing = [name for name in RESERVED if name not in log.variables]
         if missing or log["score"].dims != _DIMS:
             raise ValueError(f"without {', '.join(missing) or 'the dimensions ' + str(_DIMS)}")
         for name in log.variables:
@@ -192,11 +192,11 @@ def _coordinates(probes, num_target_tokens, steps, tokens) -> xr.Dataset:
     if not len(steps) or np.any(np.diff(steps) <= 0):
         raise ValueError("expected at least one step, in ascending order")
     labels = sorted({key for probe in probes for key in probe.labels})
-    taken = [key for key in labels if key in _RESERVED or not key.isidentifier()]
+    taken = [key for key in labels if key in RESERVED or not key.isidentifier()]
     if taken:
         raise UserError(
             f"probe label {taken[0]!r} cannot name a coordinate of the log; expected an identifier "
-            f"other than {', '.join(_RESERVED)}; rename the label"
+            f"other than {', '.join(RESERVED)}; rename the label"
         )
 
     def per_probe(values):

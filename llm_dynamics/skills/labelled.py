@@ -7,11 +7,9 @@ probable text token by token; a choice is right if it is more probable than ever
 Axes: T questions, K skills of a question, C choices, P probes, M measures.
 """
 
-import csv
 import dataclasses
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,16 +19,15 @@ import xarray as xr
 from scipy import special
 
 from llm_dynamics.errors import UserError
+from llm_dynamics.probe import records
 from llm_dynamics.probe.probes import Probe
 from llm_dynamics.probe.scoring import MEASURES
 from llm_dynamics.skills.outcomes import NO_SKILL, Outcomes
 from llm_dynamics.spec import nearest
 
 FIELDS = ("context", "target", "choices", "answer", "skills", "name", "group")
-BETWEEN_SKILLS = "+"  # in a cell of a CSV file or a label of a log
-BETWEEN_CHOICES = "|"
+BETWEEN_SKILLS = records.IN_CELL["skills"]  # in a label of a log, too
 FEWEST = 10  # questions of a skill, below which a warning is given
-_SHOWN = 5  # faults quoted in one message
 _ROUNDING = 1e-4  # of a float32 sum of log-probabilities, relative
 
 
@@ -172,28 +169,18 @@ def read(path: Path) -> Labelled:
     Raises:
       UserError: not such a file, or questions that cannot be asked; each with file and line.
     """
-    path = Path(path)
-    readers = {".jsonl": _json_lines, ".csv": _csv_rows}
-    if path.suffix not in readers:
-        raise UserError(f"expected a labelled probe file, .jsonl or .csv, got {path}")
-    questions, faults = [], []
     names: dict[str, str] = {}
     asked: dict[Any, str] = {}
-    for where, record in _opened(path, readers[path.suffix]):
-        try:
-            q = _question(record, f"line{where.rpartition(':')[2]}")
-            _refuse_twice(names, q.name, where, f"the name {q.name!r}")
-            key = (q.context, q.targets[q.answer], frozenset(q.targets))
-            _refuse_twice(asked, key, where, "the same question")
-            questions.append(q)
-        except UserError as fault:
-            faults.append(f"{where}: {fault}")
-    if faults:
-        more = [f"... and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
-        raise UserError("\n".join(faults[:_SHOWN] + more))
-    if not questions:
-        raise UserError(f"expected questions in {path}, one a line, got none")
-    return Labelled(tuple(questions), path.name)
+
+    def parse(record: dict[str, Any], where: str) -> Question:
+        q = _question(record, f"line{where.rpartition(':')[2]}")
+        records.refuse_twice(names, q.name, where, f"the name {q.name!r}")
+        key = (q.context, q.targets[q.answer], frozenset(q.targets))
+        records.refuse_twice(asked, key, where, "the same question")
+        return q
+
+    questions = records.read(path, parse, "a labelled probe file")
+    return Labelled(tuple(questions), Path(path).name)
 
 
 def from_log(log: xr.Dataset, label: str, where: Mapping[str, str], group: str = "") -> Labelled:
@@ -236,113 +223,27 @@ def in_log(log: xr.Dataset, where: Mapping[str, str]) -> np.ndarray:
     return np.flatnonzero(kept)
 
 
-def _opened(path: Path, reader) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            yield from reader(path, file)
-    except OSError as error:
-        raise UserError(
-            f"expected a labelled probe file at {path}, got: {error.strerror}; check the path"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"expected UTF-8 text in {path}, got {error}") from None
-
-
-def _json_lines(path: Path, file) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(file, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}:{number}: expected one JSON object, got {error}") from None
-        if not isinstance(record, dict):
-            raise UserError(f"{path}:{number}: expected one JSON object, got {line.strip()[:40]}")
-        yield f"{path}:{number}", record
-
-
-def _csv_rows(path: Path, file) -> Iterator[tuple[str, dict[str, Any]]]:
-    reader = csv.DictReader(file, strict=True)
-    while True:
-        try:
-            row = next(reader, None)
-        except csv.Error as error:
-            raise UserError(f"{path}:{reader.line_num}: expected CSV, got {error}") from None
-        if row is None:
-            return
-        where = f"{path}:{reader.line_num}"
-        if None in row or None in row.values():
-            raise UserError(f"{where}: expected {len(reader.fieldnames)} cells, as in the header")
-        record: dict[str, Any] = {key: cell for key, cell in row.items() if cell}
-        for key, mark in (("skills", BETWEEN_SKILLS), ("choices", BETWEEN_CHOICES)):
-            if key in record:
-                record[key] = [part.strip() for part in record[key].split(mark)]
-        answer = record.get("answer", "")
-        if answer.isdecimal() and answer not in record.get("choices", ()):
-            record["answer"] = int(answer)
-        yield where, record
-
-
 def _question(record: Mapping[str, Any], default: str) -> Question:
     for key in record:
         if key not in FIELDS:
             raise UserError(f"unknown field {key!r}; {nearest(key, FIELDS)}")
-    name = _text(record, "name", default)
-    targets, answer = _targets(record)
+    name = records.text(record, "name", default)
+    targets, answer = records.targets(record)
     if "skills" not in record:
         raise UserError("expected the field 'skills', a list of at least one name, got none")
     return Question(
-        name, _text(record, "context"), targets, answer, _skills(record["skills"]),
-        _text(record, "group", name),
+        name, records.text(record, "context"), targets, answer, _skills(record["skills"]),
+        records.text(record, "group", name),
     )  # fmt: skip
-
-
-def _targets(record: Mapping[str, Any]) -> tuple[tuple[str, ...], int]:
-    if ("target" in record) == ("choices" in record):
-        raise UserError("expected either 'target', or 'choices' and 'answer'")
-    if "target" in record:
-        if "answer" in record:
-            raise UserError("expected no 'answer' beside 'target', which is the answer")
-        return (_text(record, "target"),), 0
-    choices, answer = record["choices"], record.get("answer")
-    if not (isinstance(choices, list) and len(choices) > 1 and all(map(_is_text, choices))):
-        raise UserError(f"expected 'choices' as a list of at least two texts, got {choices!r}")
-    if len(set(choices)) != len(choices):
-        raise UserError(f"expected different choices, got {choices}")
-    if _is_text(answer) and answer in choices:
-        return tuple(choices), choices.index(answer)
-    if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(choices):
-        return tuple(choices), answer
-    raise UserError(
-        f"expected 'answer' as one of the choices or its number from 0 to {len(choices) - 1}, got "
-        f"{answer!r}"
-    )
 
 
 def _skills(names: Any) -> tuple[str, ...]:
     if not (isinstance(names, Sequence) and not isinstance(names, str)):
         raise UserError(f"expected 'skills' as a list of names, got {names!r}")
-    if not names or not all(map(_is_text, names)):
+    if not names or not all(map(records.is_text, names)):
         raise UserError(f"expected at least one skill, and none without a name, got {names!r}")
     if any(BETWEEN_SKILLS in name for name in names):
         raise UserError(f"expected names of skills without {BETWEEN_SKILLS!r}, got {names!r}")
     if len(set(names)) != len(names):
         raise UserError(f"expected every skill of a question once, got {names!r}")
     return tuple(names)
-
-
-def _text(record: Mapping[str, Any], key: str, default: str = "") -> str:
-    value = record.get(key, default)
-    if not _is_text(value):
-        raise UserError(f"expected the field {key!r} as a text, got {record.get(key, 'none')!r}")
-    return value
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _refuse_twice(seen: dict, key: Any, where: str, words: str) -> None:
-    if key in seen:
-        raise UserError(f"{words} is also at {seen[key]}; leave one out")
-    seen[key] = where
