@@ -3,8 +3,9 @@
     python -m llm_dynamics.hub inspect SRC          what it is, and what would be refused
     python -m llm_dynamics.hub import SRC DST       a run folder that other runs start from
     python -m llm_dynamics.hub export RUN DST       a folder that transformers loads
+    python -m llm_dynamics.hub fetch NAME DST       a model that a package carries, as a .gguf file
 
-SRC is a folder of config.json and safetensors; nothing is downloaded.
+SRC is a folder of config.json and safetensors, or a .gguf file; nothing is downloaded but by fetch.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import absl.logging
 
 from llm_dynamics.errors import UserError
 from llm_dynamics.hub.inspecting import describe
+from llm_dynamics.hub.packaged import MODELS, extract
 from llm_dynamics.hub.runs import export_run, import_run
 
 
@@ -64,6 +66,10 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--family", default="", help="gpt2, llama ...; the first that fits if empty")
     one.add_argument("--shard_mb", type=int, default=2000, help="megabytes of weights in a file")
     one.set_defaults(work=_export)
+    one = commands.add_parser("fetch", help=f"by pip: {', '.join(MODELS)}")
+    one.add_argument("name", metavar="NAME")
+    one.add_argument("folder", metavar="DST")
+    one.set_defaults(work=_fetch)
     return parser
 
 
@@ -79,6 +85,12 @@ def _import(asked: argparse.Namespace) -> list[str]:
     made = import_run(asked.source, asked.run, asked.tokenizer, _names(asked))
     lines = [f"{made.family} imported into {made.run}", "a run that starts from it is given"]
     return lines + [f"  {shlex.quote(setting)}" for setting in made.settings()]
+
+
+def _fetch(asked: argparse.Namespace) -> list[str]:
+    path = extract(asked.name, asked.folder)
+    model = MODELS[asked.name]
+    return [f"{model.description}; licence {model.licence}", str(path)]
 
 
 def _export(asked: argparse.Namespace) -> list[str]:

