@@ -186,14 +186,14 @@ def export_run(
     found = finished_run(run)
     step = (found.steps[-1] if found.steps else -1) if step == -1 else step
     params = found.params(step)
-    words = tokenizer or _tokenizer_of(
+    words = tokenizer or tokenizer_of(
         found.data, reader.meta(found.folder.path, step, reader.NOTHING).get("tokenizer", "")
     )
     chosen = export(found.config, params, folder, words, family, shard_bytes)
     return chosen, step, bool(words)
 
 
-def _tokenizer_of(data: DataConfig, fingerprint: str) -> str | Path | None:
+def tokenizer_of(data: DataConfig, fingerprint: str) -> str | Path | None:
     """The files of the tokenizer that a run read with; None = it has none.
 
     Raises:
