@@ -3,6 +3,7 @@
     launch/local competence --run=RUN --probes=FILE.jsonl
     launch/local competence --run=RUN1,RUN2,RUN3 --probes=FILE.jsonl --steps=1000
     launch/local competence --run=P1,P2,P3 --at=1000,2000,4000 --probes=FILE.jsonl
+    launch/local competence --run='pythia-70m/step*' --probes=FILE.jsonl       folders of the hub
     launch/local competence --run=RUN --log --label=attribute --where=group=seen,wording=training
     launch/local competence --run=RUN --biographies=FILE.jsonl     questions to try it on
 
@@ -14,6 +15,7 @@ the same command goes on where it was stopped.
 import dataclasses
 import json
 import logging
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -25,6 +27,7 @@ from absl import app, flags
 from experiments import cli, competence_biographies
 from llm_dynamics import files
 from llm_dynamics.errors import UserError
+from llm_dynamics.hub.series import open_members, refuse_same
 from llm_dynamics.model import size
 from llm_dynamics.probe.log import open_log
 from llm_dynamics.report.competence_report import CompetenceStudy, write_report
@@ -35,7 +38,7 @@ from llm_dynamics.skills.series_rows import rows
 from llm_dynamics.spec import fingerprint
 from llm_dynamics.train.finished import finished_run
 from llm_dynamics.train.run_folder import RunFolder
-from llm_dynamics.train.series import OwnCheckpoint, checkpoints, refuse_twice
+from llm_dynamics.train.series import Member, refuse_twice
 
 _log = logging.getLogger("llm_dynamics.competence")
 _SERIES = "series"  # the run whose checkpoints are folders of their own
@@ -56,7 +59,7 @@ class Asked:
     """One call of the command.
 
     Attributes:
-      runs: run folders.
+      runs: run folders, or checkpoints as `hub.series.open_members` takes them.
       probes: a labelled probe file; None = the probe logs of the runs.
       log: how those are read.
       steps: of every run; none = all checkpoints, or some of a log's.
@@ -67,7 +70,7 @@ class Asked:
       settings: of the rows.
     """
 
-    runs: tuple[Path, ...]
+    runs: tuple[str | Path, ...]
     probes: Path | None
     log: FromLog = dataclasses.field(default_factory=FromLog)
     steps: tuple[int, ...] = ()
@@ -111,7 +114,7 @@ def run(asked: Asked, workdir: Path, command: str) -> Path:
 
 def default_workdir(asked: Asked) -> Path:
     """One for each set of runs and file of questions, or label of a log, by their names."""
-    names = [path.absolute().name for path in asked.runs]
+    names = [re.sub(r"[^\w.=-]+", "_", Path(path).absolute().name) for path in asked.runs]
     questions = asked.probes.stem if asked.probes else f"log-{asked.log.label}"
     return Path("runs", "-".join(["competence", *names, questions]))
 
@@ -144,16 +147,19 @@ def _questions(labelled: lib.Labelled, asked: Asked) -> list[str]:
 
 def _prepared(asked: Asked, workdir: Path):
     labelled = lib.read(asked.probes)
-    runs = [finished_run(path, asked.tokenizer) for path in asked.runs]
-    members = checkpoints(runs, asked.steps)
-    if asked.at and not len(asked.at) == len(set(asked.at)) == len(runs) == len(members):
+    members = open_members(asked.runs, asked.steps, asked.tokenizer)
+    if not asked.at:
+        refuse_same(members)
+    elif not len(asked.at) == len(set(asked.at)) == len(members) >= len(asked.runs):
         raise UserError(
             f"expected as many different numbers in --at as runs, and one checkpoint of each, got "
-            f"{len(asked.at)} numbers, {len(runs)} runs and {len(members)} checkpoints"
+            f"{len(asked.at)} numbers, {len(asked.runs)} runs and {len(members)} checkpoints"
         )
     scorer = Scorer(labelled, workdir / "scores")
     for member in members:
         scorer.check(member)
+        if not scorer.is_kept(member):
+            member.check()
     return labelled, scorer, members
 
 
@@ -161,12 +167,18 @@ def _claim(folder: RunFolder, labelled: lib.Labelled, asked: Asked, command: str
     count, digest = len(labelled.questions), fingerprint(labelled.questions)
     kept = Kept(
         f"{count} of {labelled.source}, {digest}",
-        tuple(sorted(str(RunFolder(path).path) for path in asked.runs)),
+        tuple(sorted(map(_whole, asked.runs))),
     )
     folder.claim(kept, {"fingerprint": digest, "command": command})
 
 
-def _points(asked: Asked, scorer: Scorer, members: Sequence[OwnCheckpoint]) -> list[Point]:
+def _whole(run: str | Path) -> str:
+    """A path from the root; a revision or pattern of them as it is."""
+    path = RunFolder(Path(run)).path
+    return str(path) if path.exists() or "@" not in str(run) else str(run)
+
+
+def _points(asked: Asked, scorer: Scorer, members: Sequence[Member]) -> list[Point]:
     points = [scorer.point(member) for member in members]
     if asked.at:
         points = [
@@ -243,7 +255,7 @@ def _asked(values) -> Asked:
         frequency=frequencies(Path(values.frequencies)) if values.frequencies else None,
     )
     return Asked(
-        runs=tuple(Path(path) for path in values.run),
+        runs=tuple(values.run),
         probes=Path(values.probes) if values.probes else None,
         log=FromLog(values.label, _pairs(values.where), values.group),
         steps=_numbers("steps", values.steps, int),
@@ -281,7 +293,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("run", [], "run folder, or several by commas")
+    flags.DEFINE_list("run", [], "run folders by commas, folders of models, REPO@REVISION")
     flags.DEFINE_string("probes", "", "labelled probe file, .jsonl or .csv")
     flags.DEFINE_bool("log", False, "ask the probe logs of the runs instead")
     flags.DEFINE_string("label", "skills", "of a log's probes: names their skills, joined by +")

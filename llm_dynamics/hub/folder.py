@@ -85,11 +85,7 @@ class Folder:
             raise UserError(
                 f"expected the file {name} in {self.path}, found none; restore it"
             ) from None
-        if self.path.resolve() not in real.parents:
-            raise UserError(
-                f"{path} is a link that leads out of the folder, to {real}; copy the folder with "
-                "its files (cp -rL FROM TO) and give the copy"
-            )
+        refuse_outside(self.path, path)
         if not real.is_file():
             raise UserError(f"expected {path} to be a file, got a folder")
         return path
@@ -149,6 +145,26 @@ class Folder:
                 f"{self.path / found[more[0]]} holds the tensor {more[0]}, which {INDEX} does not "
                 "name; fetch both again"
             )
+
+
+def refuse_outside(folder: Path, file: Path) -> None:
+    """Refuses a link that leads out of a folder.
+
+    A snapshot in the hub's cache, models--OWNER--NAME/snapshots/HASH, is links to the blobs of the
+    same model: these belong to it.
+
+    Raises:
+      UserError: the file lies elsewhere.
+    """
+    home, real = folder.resolve(), file.resolve()
+    homes = [home]
+    if home.parent.name == "snapshots" and home.parent.parent.name.startswith("models--"):
+        homes.append(home.parent.parent / "blobs")
+    if not any(one in real.parents for one in homes):
+        raise UserError(
+            f"{file} is a link that leads out of the folder, to {real}; copy the folder with "
+            "its files (cp -rL FROM TO) and give the copy"
+        )
 
 
 def _stored(path: Path, dtype: str, shape: tuple[int, ...]) -> Stored:

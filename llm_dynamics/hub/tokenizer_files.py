@@ -12,6 +12,7 @@ from llm_dynamics import files
 from llm_dynamics.data.cache import cache_folder
 from llm_dynamics.data.tokenizers import Tokenizer, check_vocabulary, load_tokenizer
 from llm_dynamics.errors import UserError
+from llm_dynamics.hub.folder import refuse_outside
 from llm_dynamics.hub.gguf_file import GgufFile
 from llm_dynamics.hub.reading import Source
 
@@ -54,11 +55,7 @@ class TokenizerFiles:
         if self.main.name == MAIN:  # what lies beside another name belongs to something else
             self._beside = [self.folder / n for n in BESIDE if (self.folder / n).is_file()]
         for file in (self.main, *self._beside):
-            if self.folder.resolve() not in file.resolve().parents:
-                raise UserError(
-                    f"{file} is a link that leads out of the folder; copy the folder with its "
-                    "files (cp -rL FROM TO) and give the copy"
-                )
+            refuse_outside(self.folder, file)
         self.eos = token or self._by_id(eos_id) or self._configured()
         self.tokenizer = self.load(self.main)
         check_vocabulary(self.tokenizer, vocab_size)

@@ -6,8 +6,12 @@ from typing import Any, Protocol
 
 from llm_dynamics.data.tokenizers import Tokenizer
 from llm_dynamics.errors import UserError
+from llm_dynamics.model import sharding
+from llm_dynamics.model.build import build_model
 from llm_dynamics.model.config import ModelConfig
 from llm_dynamics.spec import fingerprint
+from llm_dynamics.train import checkpoint_reader as reader
+from llm_dynamics.train.checkpoint import leaves
 from llm_dynamics.train.finished import FinishedRun
 
 
@@ -40,6 +44,10 @@ class Checkpoint(Protocol):
 
     @property
     def tokenizer(self) -> Tokenizer: ...
+
+    def check(self) -> None:
+        """Refuses parameters that are not those of `config`, without reading them."""
+        ...
 
     def params(self) -> Any:
         """The parameters, on this device."""
@@ -75,14 +83,68 @@ class OwnCheckpoint:
     def tokenizer(self) -> Tokenizer:
         return self.of.tokenizer
 
+    def check(self) -> None:
+        try:
+            found = reader.stored(self.of.folder.path, self.step, reader.NOTHING)
+        except UserError as error:
+            raise self._unreadable() from error
+        shapes = {"params": sharding.abstract_params(build_model(self.config))}
+        for name, wanted in leaves(shapes).items():
+            if found.get(name) != wanted:
+                raise UserError(
+                    f"the checkpoint of step {self.step} in {self.of.folder.path} is not of the "
+                    f"model that its record says: expected {name} as {wanted}, got "
+                    f"{found.get(name, 'none')}"
+                )
+
     def params(self) -> Any:
         try:
             return self.of.params(self.step)
         except UserError as error:
-            raise UserError(
-                f"the checkpoint of step {self.step} in {self.of.folder.path} cannot be read; "
-                "leave it out by --steps"
-            ) from error
+            raise self._unreadable() from error
+
+    def _unreadable(self) -> UserError:
+        return UserError(
+            f"the checkpoint of step {self.step} in {self.of.folder.path} cannot be read; "
+            "leave it out by --steps"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A `Checkpoint` by its place in a series, which may be another than its own folder says.
+
+    Attributes:
+      of: the checkpoint.
+      run: name of the series, and so
+      step: and
+      tokens: are; 0 = not known.
+      is_placed: whether anything says the step; else it is 0.
+    """
+
+    of: Checkpoint
+    run: str
+    step: int
+    tokens: int
+    is_placed: bool = True
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.of.config
+
+    @property
+    def identity(self) -> str:
+        return self.of.identity
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.of.tokenizer
+
+    def check(self) -> None:
+        self.of.check()
+
+    def params(self) -> Any:
+        return self.of.params()
 
 
 def refuse_twice(runs: Sequence[FinishedRun], steps: Sequence[int]) -> None:

@@ -262,7 +262,7 @@ def test_what_is_refused_before_anything_is_asked(made, tmp_path):
         (absent, questions, r"'bpe:257' of .*absent is neither in the cache .*as tokenizer"),
         (other, questions, "'bytes' is not the one that .*other was trained with"),
         (none, questions, "none has no checkpoint; train it with train.checkpoint.every"),
-        (tmp_path, questions, "is not a run's spec"),
+        (tmp_path, questions, "neither spec.json nor config.json"),
     ):  # fmt: skip
         for work in (
             lambda asked, out: competence.run(asked, out, ""),
