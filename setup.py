@@ -46,6 +46,7 @@ EXTRAS = {
     "test": [
         "chex>=0.1.92,<0.2",
         "gguf>=0.17,<1",
+        "lm-eval>=0.4.13,<0.5",
         "openai>=2,<4",
         "pytest>=8.4,<10",
         "pytest-xdist>=3.8,<4",
@@ -54,6 +55,8 @@ EXTRAS = {
         "torch==2.13.0",
         "transformers>=5,<6",
     ],
+    # transformers for the conventions of its tokenizers, without torch
+    "eval": ["lm-eval>=0.4.13,<0.5", "transformers>=5,<6"],
     "gguf": ["gguf>=0.17,<1"],  # checkpoints of llama.cpp
     "skillmix": ["openai>=2,<4"],  # models behind endpoints
     "hf": ["accelerate>=1,<2", "gguf>=0.17,<1", "torch>=2.6,<3", "transformers>=5,<6"],

@@ -1,0 +1,1 @@
+"""Our checkpoints under lm-evaluation-harness: an adapter, local tasks, rows of results."""
