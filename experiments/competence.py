@@ -20,6 +20,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from absl import app, flags
@@ -29,15 +30,15 @@ from llm_dynamics import files
 from llm_dynamics.errors import UserError
 from llm_dynamics.hub.series import open_members, refuse_same
 from llm_dynamics.model import size
+from llm_dynamics.model.config import ModelConfig
 from llm_dynamics.probe.log import open_log
 from llm_dynamics.report.competence_report import CompetenceStudy, write_report
 from llm_dynamics.skills import labelled as lib
 from llm_dynamics.skills.asked import Settings
 from llm_dynamics.skills.series import Point, Scorer, log_points
 from llm_dynamics.skills.series_rows import rows
-from llm_dynamics.spec import fingerprint
-from llm_dynamics.train.finished import finished_run
-from llm_dynamics.train.run_folder import RunFolder
+from llm_dynamics.spec import fingerprint, from_json
+from llm_dynamics.train.run_folder import RunFolder, read_spec
 from llm_dynamics.train.series import Member, refuse_twice
 
 _log = logging.getLogger("llm_dynamics.competence")
@@ -188,20 +189,37 @@ def _points(asked: Asked, scorer: Scorer, members: Sequence[Member]) -> list[Poi
     return points
 
 
+class _Logged(NamedTuple):
+    """A folder with a probe log: of a run, or of a series of checkpoints."""
+
+    name: str
+    probes: Path
+    num_params: int
+
+
+def _logged(path: str | Path) -> _Logged:
+    folder = RunFolder(Path(path))
+    record = read_spec(folder.spec)["spec"]
+    if "model" not in record:
+        raise UserError(
+            f"{folder.path} is no run of one model; name the folder of a run or of a series"
+        )
+    params = size.num_params(from_json(ModelConfig, record["model"], "model"))
+    return _Logged(folder.path.name, folder.probes, params)
+
+
 def _from_log(asked: Asked) -> tuple[lib.Labelled, list[Point]]:
     labelled, points, where = None, [], dict(asked.log.where)
-    runs = [finished_run(path) for path in asked.runs]
-    refuse_twice(runs, asked.steps)
+    runs = [_logged(path) for path in asked.runs]
+    refuse_twice([of.name for of in runs], asked.steps)
     for of in runs:
-        log = open_log(of.folder.probes)
+        log = open_log(of.probes)
         mine = lib.from_log(log, asked.log.label, where, asked.log.group)
         if labelled is not None and mine != labelled:
-            raise UserError(
-                f"expected the same questions in all logs, got others in {of.folder.path}"
-            )
+            raise UserError(f"expected the same questions in all logs, got others in {of.probes}")
         labelled = mine
         steps = asked.steps or _some(log["step"].values)
-        points += log_points(log, labelled, where, of.name, size.num_params(of.config), steps)
+        points += log_points(log, labelled, where, of.name, of.num_params, steps)
     return labelled, points
 
 
@@ -295,7 +313,7 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_list("run", [], "run folders by commas, folders of models, REPO@REVISION")
     flags.DEFINE_string("probes", "", "labelled probe file, .jsonl or .csv")
-    flags.DEFINE_bool("log", False, "ask the probe logs of the runs instead")
+    flags.DEFINE_bool("log", False, "ask the probe logs of the runs or series instead")
     flags.DEFINE_string("label", "skills", "of a log's probes: names their skills, joined by +")
     flags.DEFINE_list("where", [], "LABEL=VALUE by commas: probes of a log that are questions")
     flags.DEFINE_string("group", "", "of a log's probes: label of what they are about")

@@ -90,7 +90,7 @@ def open_members(
         path = expanded(word)
         if (path / "spec.json").exists():
             run = finished_run(path, tokenizer)
-            runs.append(run)
+            runs.append(run.name)
             own = checkpoints([run], steps)
             found += _imported(path, own) or [Member(c, c.run, c.step, c.tokens) for c in own]
         elif path.is_dir() and not os.path.lexists(path / CONFIG):

@@ -186,6 +186,8 @@ def read(path: Path) -> Labelled:
 def from_log(log: xr.Dataset, label: str, where: Mapping[str, str], group: str = "") -> Labelled:
     """The questions of a probe log whose label names their skills, joined by "+".
 
+    Probes with the labels `item` and `right` are the choices of one question.
+
     Args:
       log: from `probe.log.open_log`; see `in_log` for the scores.
       label: that names the skills.
@@ -199,20 +201,42 @@ def from_log(log: xr.Dataset, label: str, where: Mapping[str, str], group: str =
     for name in (label, *where, *([group] if group else [])):
         if name not in known:
             raise UserError(f"the log's probes have no label {name!r}; {nearest(name, known)}")
-    questions = []
-    for p in in_log(log, where):
-        one = {name: str(log[name].values[p]) for name in known}
-        name = str(log["probe"].values[p])
+    questions: list[Question] = []
+    columns = {name: log[name].values.astype(str) for name in ("probe", *known)}
+    chosen = in_log(log, where)
+    for of in _items(chosen, columns):
+        one = {name: column[of[0]] for name, column in columns.items()}
+        name = str(one["probe"] if len(of) == 1 else one[records.ITEM])
         try:
             skills = _skills(one[label].split(BETWEEN_SKILLS))
         except UserError as fault:
             raise UserError(f"probe {name!r}, label {label!r}: {fault}") from None
-        own = one[group] if group else name
-        questions.append(Question(name, one["context"], (one["target"],), 0, skills, own))
+        right = [columns[records.RIGHT][p] == records.YES for p in of] if len(of) > 1 else [True]
+        if sum(right) != 1:
+            raise UserError(f"expected one right choice of the item {name!r}, got {sum(right)}")
+        targets = tuple(str(columns["target"][p]) for p in of)
+        own = str(one[group] or name) if group else name
+        questions.append(
+            Question(name, str(one["context"]), targets, right.index(True), skills, own)
+        )
     if not questions:
         asked = ", ".join(f"{key}={value}" for key, value in where.items())
         raise UserError(f"expected probes with {asked} in the log, got none")
     return Labelled(tuple(questions), f"probe log, skills from the label {label}")
+
+
+def _items(chosen: np.ndarray, columns: Mapping[str, np.ndarray]) -> list[list[int]]:
+    """The probes of each question: neighbours that are choices of one item, or one by itself."""
+    item_P = columns.get(records.ITEM)
+    if item_P is None or records.RIGHT not in columns:
+        return [[int(p)] for p in chosen]
+    found: list[list[int]] = []
+    for p in chosen.tolist():
+        if found and item_P[p] and item_P[p] == item_P[found[-1][0]]:
+            found[-1].append(p)
+        else:
+            found.append([p])
+    return found
 
 
 def in_log(log: xr.Dataset, where: Mapping[str, str]) -> np.ndarray:

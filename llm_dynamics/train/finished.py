@@ -1,6 +1,7 @@
 """A run folder of ours that is asked afterwards: its model, checkpoints and tokenizer."""
 
 import dataclasses
+import functools
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -85,12 +86,17 @@ class FinishedRun:
         if step not in self.steps:
             known = ", ".join(map(str, self.steps)) or "none"
             raise UserError(f"{self.folder.path} has no checkpoint of step {step}; it has {known}")
-        shapes = nn.unbox(jax.eval_shape(build_model(self.config).new_params, jax.random.key(0)))
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         wanted = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes(self.config)
         )
         return reader.restore(self.folder.path, step, {"params": wanted})["params"]
+
+
+@functools.lru_cache(maxsize=8)
+def shapes(config: ModelConfig) -> Any:
+    """Shapes and types of the parameters of a model."""
+    return nn.unbox(jax.eval_shape(build_model(config).new_params, jax.random.key(0)))
 
 
 def finished_run(path: str | Path, tokenizer: str = "") -> FinishedRun:

@@ -6,13 +6,11 @@ from typing import Any, Protocol
 
 from llm_dynamics.data.tokenizers import Tokenizer
 from llm_dynamics.errors import UserError
-from llm_dynamics.model import sharding
-from llm_dynamics.model.build import build_model
 from llm_dynamics.model.config import ModelConfig
 from llm_dynamics.spec import fingerprint
 from llm_dynamics.train import checkpoint_reader as reader
 from llm_dynamics.train.checkpoint import leaves
-from llm_dynamics.train.finished import FinishedRun
+from llm_dynamics.train.finished import FinishedRun, shapes
 
 
 class Checkpoint(Protocol):
@@ -88,8 +86,7 @@ class OwnCheckpoint:
             found = reader.stored(self.of.folder.path, self.step, reader.NOTHING)
         except UserError as error:
             raise self._unreadable() from error
-        shapes = {"params": sharding.abstract_params(build_model(self.config))}
-        for name, wanted in leaves(shapes).items():
+        for name, wanted in leaves({"params": shapes(self.config)}).items():
             if found.get(name) != wanted:
                 raise UserError(
                     f"the checkpoint of step {self.step} in {self.of.folder.path} is not of the "
@@ -147,13 +144,13 @@ class Member:
         return self.of.params()
 
 
-def refuse_twice(runs: Sequence[FinishedRun], steps: Sequence[int]) -> None:
+def refuse_twice(runs: Sequence[str], steps: Sequence[int]) -> None:
     """Refuses what would give two points one name.
 
     Raises:
       UserError: two runs of one name, or a step twice.
     """
-    if twice := _twice([run.name for run in runs]):
+    if twice := _twice(runs):
         raise UserError(f"expected runs of different names, got {twice[0]!r} twice; rename one")
     if twice := _twice(steps):
         raise UserError(f"expected every step once, got {twice[0]} twice; leave one out")
@@ -165,7 +162,7 @@ def checkpoints(runs: Sequence[FinishedRun], steps: Sequence[int] = ()) -> list[
     Raises:
       UserError: a run without checkpoints or one of the steps, or see `refuse_twice`.
     """
-    refuse_twice(runs, steps)
+    refuse_twice([run.name for run in runs], steps)
     found = []
     for run in runs:
         if not run.steps:
