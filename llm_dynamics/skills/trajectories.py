@@ -145,8 +145,8 @@ def _items(log: xr.Dataset, known: list[str]) -> tuple[np.ndarray, np.ndarray, n
     number: dict[tuple[bool, str], int] = {}
     index_P = np.array(
         [
-            number.setdefault((bool(one), item if one else name), len(number))
-            for one, item, name in zip(one_P, item_P, names, strict=True)
+            number.setdefault((one, item if one else name), len(number))
+            for one, item, name in zip(*map(np.ndarray.tolist, (one_P, item_P, names)), strict=True)
         ]
     )
     right_P = ~one_P | (said_P == YES)
