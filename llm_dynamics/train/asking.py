@@ -5,14 +5,16 @@ Axes: P probes, M measures.
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from llm_dynamics.data.tokenizers import Tokenizer
 from llm_dynamics.errors import UserError
 from llm_dynamics.model.build import build_model
+from llm_dynamics.model.config import ModelConfig
 from llm_dynamics.probe import packing
 from llm_dynamics.probe.probes import EncodedProbe, Probe, encode_all
 from llm_dynamics.probe.scoring import make_scorer
@@ -88,12 +90,25 @@ class Asker:
         encoded, digest = self._encode(checkpoint.tokenizer)
         key = (checkpoint.config, digest)
         if key not in self._programs:
-            decoder, most = build_model(checkpoint.config), checkpoint.config.max_length
-            self._programs[key] = [
-                make_scorer(decoder, packing.pack(block, packing.best_length(block, most)))
-                for block in blocks(encoded)
-            ]
+            self._programs[key] = scorers(checkpoint.config, encoded)
         return self._programs[key]
+
+
+def scorers(
+    config: ModelConfig, encoded: Sequence[EncodedProbe], most: int = _POSITIONS
+) -> list[Callable[[Any], jax.Array]]:
+    """Programs that score all probes, each a part of them: parameters to values p x M, in order.
+
+    Args:
+      config: of the decoder.
+      encoded: the probes.
+      most: tokens of a part.
+    """
+    decoder = build_model(config)
+    return [
+        make_scorer(decoder, packing.pack(block, packing.best_length(block, config.max_length)))
+        for block in blocks(encoded, most)
+    ]
 
 
 def blocks(encoded: Sequence[EncodedProbe], most: int = _POSITIONS) -> list[list[EncodedProbe]]:
