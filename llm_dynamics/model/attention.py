@@ -31,6 +31,18 @@ def attention_mask(segment_ids_BxL: jax.Array) -> jax.Array:
     return same_BxLxM & causal_LxM[None]
 
 
+def branch_mask(until_BxL: jax.Array) -> jax.Array:
+    """Which keys each query may read in rows of texts that branch. B x L x M, bool.
+
+    Args:
+      until_BxL: the columns from a token's own up to this one go on from it; a text lies depth
+        first, so these are all its continuations.
+    """
+    column_L = jnp.arange(until_BxL.shape[1])
+    earlier_LxM = column_L[:, None] >= column_L[None]
+    return earlier_LxM[None] & (column_L[None, :, None] < until_BxL[:, None, :])
+
+
 def _softmax(scores: jax.Array, mask: jax.Array, dtype: jnp.dtype) -> jax.Array:
     return jax.nn.softmax(jnp.where(mask, scores, -1e30), axis=-1).astype(dtype)
 

@@ -98,10 +98,11 @@ class Decoder(nn.Module):
         h_BxLxD, _ = self.layers(h_BxLxD, mask, angles, kept, windows.kinds(self.config))
         return self.final_norm(h_BxLxD)
 
-    def embedded(self, tokens_BxL, segment_ids_BxL=None, positions_BxL=None):
+    def embedded(self, tokens_BxL, segment_ids_BxL=None, positions_BxL=None, until_BxL=None):
         """What the first layer reads: residual stream, attention mask, rotary angles or None.
 
-        Mask and angles are of both kinds of layers where there are two, see `windows.views`.
+        Mask and angles are of both kinds of layers where there are two, see `windows.views`. Texts
+        may branch (`until_BxL`, see `attention.branch_mask`); segments then say nothing more.
         """
         config = self.config
         length = tokens_BxL.shape[1]
@@ -120,7 +121,7 @@ class Decoder(nn.Module):
         if config.position == "learned":
             h_BxLxD = h_BxLxD + self.positions(positions_BxL)
         h_BxLxD = nn.with_logical_constraint(h_BxLxD, ("batch", "length", None))
-        return h_BxLxD, *windows.views(config, segment_ids_BxL, positions_BxL)
+        return h_BxLxD, *windows.views(config, segment_ids_BxL, positions_BxL, until_BxL)
 
     def normed(self, h: jax.Array) -> jax.Array:
         """The final norm of a residual stream ... x D."""
@@ -172,7 +173,7 @@ def hidden_at(decoder: Decoder, params: Any, rows: tuple, columns_BxL: jax.Array
     Args:
       decoder: the model.
       params: its parameters.
-      rows: the arguments of `Decoder.__call__`, with rows of M tokens.
+      rows: the arguments of `Decoder.embedded`, with rows of M tokens.
       columns_BxL: int32 columns, 0 to M - 1.
     """
     config, variables = decoder.config, {"params": params}

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llm_dynamics.model.attention import attention_mask
+from llm_dynamics.model.attention import attention_mask, branch_mask
 from llm_dynamics.model.config import ModelConfig
 from llm_dynamics.model.layers import rotary_angles
 from llm_dynamics.model.rotary import RotaryScaling
@@ -35,23 +35,29 @@ def kinds(config: ModelConfig) -> np.ndarray | None:
 
 
 def views(
-    config: ModelConfig, segment_ids_BxL: jax.Array, positions_BxL: jax.Array
+    config: ModelConfig,
+    segment_ids_BxL: jax.Array,
+    positions_BxL: jax.Array,
+    until_BxL: jax.Array | None = None,
 ) -> tuple[Any, Any]:
     """Mask and rotary angles (None = no rotary positions) of a layer, or of both kinds stacked.
 
-    A window is counted in columns of the row, the token itself included.
+    A window is counted in columns of the row, the token itself included; where texts branch
+    (`until_BxL`, see `attention.branch_mask`), in positions.
     """
     angles = near = None
     local_N = local_layers(config)
     if config.position == "rotary":
         angles = rotary_angles(config, positions_BxL)
         near = rotary_angles(_local(config), positions_BxL) if local_N.any() else None
-    mask_BxLxM = attention_mask(segment_ids_BxL)
+    if until_BxL is None:
+        mask_BxLxM = attention_mask(segment_ids_BxL)
+        place_BxM = jnp.arange(mask_BxLxM.shape[-1])[None]
+    else:
+        mask_BxLxM, place_BxM = branch_mask(until_BxL), positions_BxL
     if not local_N.any():
         return mask_BxLxM, angles
-    column_M = jnp.arange(mask_BxLxM.shape[-1])
-    near_LxM = column_M[:, None] - column_M[None] < config.window
-    near_BxLxM = mask_BxLxM & near_LxM[None]
+    near_BxLxM = mask_BxLxM & (place_BxM[:, :, None] - place_BxM[:, None] < config.window)
     if local_N.all():
         return near_BxLxM, near
     return jax.tree.map(lambda *both: jnp.stack(both), (mask_BxLxM, angles), (near_BxLxM, near))

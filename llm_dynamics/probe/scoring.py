@@ -62,7 +62,7 @@ def score(decoder: Decoder, params: Any, packed: PackedProbes) -> jax.Array:
     mask, never by a value, so a log-probability of exactly 0 counts. Non-finite logits give NaN
     in every measure they touch.
     """
-    return _score(decoder, params, packed[:3], _compact(packed))
+    return _score(decoder, params, packed.rows, _compact(packed))
 
 
 def make_scorer(
@@ -80,7 +80,7 @@ def make_scorer(
         replicated; None = the default device.
       param_shardings: shardings of the parameters; None = as they come.
     """
-    rows, targets = packed[:3], _compact(packed)
+    rows, targets = packed.rows, _compact(packed)
     if mesh is None:
         scorer = jax.jit(partial(_score, decoder))
         rows, targets = jax.device_put((rows, targets))

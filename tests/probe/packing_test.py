@@ -17,6 +17,12 @@ def probes(sizes, targets, seed=0):
     ]
 
 
+def reads(packed, row):
+    """Which columns each column of a row reads, L x L, as `PackedProbes.until_RxL` says."""
+    column_L = np.arange(packed.until_RxL.shape[1])
+    return (column_L <= column_L[:, None]) & (column_L[:, None] < packed.until_RxL[row])
+
+
 class PackTest(parameterized.TestCase):
     @parameterized.named_parameters(
         ("few", [5, 3, 8], [2, 1, 7], 8, 1),
@@ -26,6 +32,27 @@ class PackTest(parameterized.TestCase):
     )
     def test_every_probe_is_where_the_arrays_say(self, sizes, targets, length, multiple):
         encoded = probes(sizes, [min(m, n - 1) for m, n in zip(targets, sizes, strict=True)])
+        self._check(encoded, length, multiple, shared=len(sizes) > 50)
+
+    def test_what_probes_begin_with_is_there_once(self):
+        """Nine texts of three beginnings, one of them inside another, one twice, targets apart."""
+        one, two = probes([9, 7], [1, 1], seed=3)
+        ends = [(1,), (2, 5), (2, 6), (3,)]
+        texts = [one.ids[:6] + end for end in ends] + [one.ids[:3], one.ids]
+        texts += [two.ids + end for end in ends[:2]] + [(*one.ids[:6], 1)]
+        encoded = [EncodedProbe(f"p{i}", ids, 1 + i % 2) for i, ids in enumerate(texts)]
+        packed = self._check(encoded, 32, 1, shared=True)
+        distinct = {probe.ids[:k] for probe in encoded for k in range(1, len(probe.ids))}
+        self.assertEqual((packed.segment_ids_RxL > 0).sum(), len(distinct))
+        self.assertLess(len(distinct), sum(len(ids) - 1 for ids in texts) / 2)
+
+    def test_trees_are_parted_where_a_row_ends(self):
+        beginning = tuple(range(10))
+        encoded = [EncodedProbe(f"p{i}", (*beginning, 10 + i, 9), 1) for i in range(20)]
+        packed = self._check(encoded, 16, 1, shared=True)
+        self.assertLen(packed.tokens_RxL, 4)  # six ends a row, not one
+
+    def _check(self, encoded, length, multiple, shared):
         packed = pack(encoded, length, multiple, pad_id=49)
         rows = packed.tokens_RxL.shape[0]
         self.assertEqual(packed.tokens_RxL.shape, (rows, length))
@@ -39,22 +66,20 @@ class PackTest(parameterized.TestCase):
             self.assertTrue(packed.mask_PxW[p, :m].all())
             source, target = packed.source_PxW[p, :m], packed.target_PxW[p, :m]
             self.assertEqual(tuple(target), probe.ids[-m:])
-            np.testing.assert_array_equal(np.diff(source), 1)
-            end = source[-1] + 1
-            here = slice(end - len(probe.ids) + 1, end)
-            self.assertEqual(here.start // length, (end - 1) // length)  # in one row
+            read = np.flatnonzero(reads(packed, source[-1] // length)[source[-1] % length])
+            here = read + source[-1] // length * length
             self.assertEqual(tuple(tokens[here]), probe.ids[:-1])
+            np.testing.assert_array_equal(here[-m:], source)
             np.testing.assert_array_equal(positions[here], np.arange(len(probe.ids) - 1))
             self.assertLen(set(segments[here]), 1)
-            row = packed.segment_ids_RxL[source[0] // length]
-            self.assertEqual((row == segments[here][0]).sum(), len(probe.ids) - 1)
-            self.assertFalse(seen[here].any())
+            self.assertTrue(shared or not seen[here].any())
             seen[here] = True
         np.testing.assert_array_equal(seen, segments > 0)
         np.testing.assert_array_equal(tokens[~seen], 49)
         np.testing.assert_array_equal(positions[~seen], 0)
         self.assertAlmostEqual(fill(packed), seen.mean())
         self.assertEqual(packed.mask_PxW.shape[1], max(e.num_target for e in encoded))
+        return packed
 
     def test_first_fit_decreasing(self):
         # Sizes without the last token: 3, 7, 4, 2, 6, 2; the largest first into rows of 10.
@@ -73,7 +98,9 @@ class PackTest(parameterized.TestCase):
         length = best_length(encoded, 2048)
         self.assertGreaterEqual(length, max(len(e.ids) for e in encoded) - 1)
         self.assertLess(length, 160)
-        self.assertGreater(fill(pack(encoded, length)), 0.95)
+        packed = pack(encoded, length)
+        self.assertGreater(fill(packed), 0.95)
+        self.assertLess(packed.tokens_RxL.size, sum(len(e.ids) - 1 for e in encoded) / 0.95)
 
     def test_best_length_stays_within_the_limit(self):
         encoded = probes([18, 11], [1, 1])

@@ -47,6 +47,12 @@ def probes(count=23, vocab=64, seed=0):
     ]
 
 
+def branch(stem, end):
+    """A probe that begins as one does and ends as another."""
+    ids = stem.ids[: len(stem.ids) - 1] + end.ids
+    return EncodedProbe("", ids[:15], 1)
+
+
 def definition(probe, logits_LxV):
     """The measures of one probe from the full logits of its text, in float64."""
     m = probe.num_target
@@ -99,17 +105,19 @@ def compiled(decoder):
 
 def score(decoder, params, packed):
     """`scoring.score`, compiled: eager dispatch of a whole model is slow."""
-    return compiled(decoder)(params, packed[:3], scoring._compact(packed))
+    return compiled(decoder)(params, packed.rows, scoring._compact(packed))
 
 
 class ScoreTest(parameterized.TestCase):
     @parameterized.named_parameters(
         ("rotary", {}),
         ("learned_positions_tied", {"position": "learned", "tie_embeddings": True}),
+        ("windows", {"window": 4, "global_every": 2}),
     )
     def test_equals_each_probe_alone_and_unpacked(self, changes):
         decoder, params = model(**changes)
         encoded = probes()
+        encoded += [branch(*encoded[i : i + 2]) for i in (0, 5, 5, 9)] + [encoded[7]]
         encoded[4] = greedy(decoder, params, encoded[4])
         expected = one_by_one(decoder, params, encoded)
         values_PxM = score(decoder, params, pack(encoded, 32))
@@ -161,7 +169,7 @@ class ScoreTest(parameterized.TestCase):
         with mock.patch.object(scoring, "_LOGITS_BUDGET", 8192 * 64):
             run = jax.jit(functools.partial(scoring._score, decoder))
             packed = pack(encoded, 16)
-            program = run.lower(params, packed[:3], scoring._compact(packed)).compile()
+            program = run.lower(params, packed.rows, scoring._compact(packed)).compile()
         temporary = program.memory_analysis().temp_size_in_bytes
         self.assertLess(temporary, tokens * 8192 * 4 / 4)
 
