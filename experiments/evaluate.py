@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -26,14 +27,15 @@ from llm_dynamics import files, suites
 from llm_dynamics.data.cache import cache_folder
 from llm_dynamics.errors import UserError
 from llm_dynamics.harness import library, rows, run, tasks
+from llm_dynamics.hub.series import open_members, refuse_same
 from llm_dynamics.report.evaluate_report import EvaluateStudy, Example, Point, write_report
 from llm_dynamics.spec import fingerprint
-from llm_dynamics.train.finished import FinishedRun, finished_run
 from llm_dynamics.train.run_folder import RunFolder
-from llm_dynamics.train.series import OwnCheckpoint
+from llm_dynamics.train.series import Member, OwnCheckpoint
 
 _log = logging.getLogger("llm_dynamics.evaluate")
 _ALL = "all"
+EVERY = (-1,)  # every checkpoint of a run folder
 _SHOWN = 5  # questions of a task that are read out
 _CHARACTERS = 160  # of their contexts
 
@@ -43,8 +45,8 @@ class Asked:
     """One call of the command.
 
     Attributes:
-      runs: run folders, or folders as transformers writes them.
-      steps: of run folders; () = the last checkpoint, (-1,) = all of them.
+      runs: see `hub.series.open_members`.
+      steps: of run folders; () = the last checkpoint, EVERY = all of them.
       suites: names of `suites.names()`.
       tasks: folders with task files of the user.
       task_names: tasks in them.
@@ -53,7 +55,7 @@ class Asked:
       tokenizer: in place of the one that a run recorded.
     """
 
-    runs: tuple[Path, ...]
+    runs: tuple[str, ...]
     steps: tuple[int, ...] = ()
     suites: tuple[str, ...] = ()
     tasks: tuple[Path, ...] = ()
@@ -64,7 +66,7 @@ class Asked:
 
     def __post_init__(self):
         if not self.runs:
-            raise UserError("expected --run=RUN, a run folder or one of transformers")
+            raise UserError("expected --run=RUN, a run folder or a folder of transformers")
         if bool(self.tasks) != bool(self.task_names):
             raise UserError("expected --tasks=FOLDER and --task_names=NAME together, got one")
         if not (self.suites or self.tasks):
@@ -88,25 +90,6 @@ class Kept:
     max_length: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Asker:
-    """A checkpoint to be asked."""
-
-    name: str
-    run: str
-    step: int  # -1 = not known
-    identity: str
-    of: FinishedRun | Path
-
-    def model(self, max_length: int) -> Any:
-        """The model as the harness takes it."""
-        from llm_dynamics.harness.adapter import CheckpointLM
-
-        if isinstance(self.of, Path):
-            return CheckpointLM.of_folder(self.of, max_length=max_length)
-        return CheckpointLM.of_run(self.of, self.step, max_length=max_length)
-
-
 def main_run(asked: Asked, workdir: Path, command: str) -> Path:
     """Asks what was not asked yet, computes and reports; returns the path of the page.
 
@@ -115,11 +98,11 @@ def main_run(asked: Asked, workdir: Path, command: str) -> Path:
         of others.
     """
     version = library.prepare()
-    askers = checkpoints(asked)
+    members = checkpoints(asked)
     loaded = {name: suites.load(name) for name in dict.fromkeys(asked.suites)}
     folder = RunFolder(workdir)
     kept = Kept(
-        tuple(sorted({str(path) for path in asked.runs})),
+        tuple(sorted(set(asked.runs))),
         (*asked.suites, *asked.task_names), asked.limit, asked.max_length,
     )  # fmt: skip
     digest = _digest(asked, loaded)
@@ -129,21 +112,21 @@ def main_run(asked: Asked, workdir: Path, command: str) -> Path:
     places = ([workdir / "tasks"] if loaded else []) + list(asked.tasks)
     manager, names = tasks.manager(places), (*loaded, *asked.task_names)
     tasks.check(manager, names)
-    found = [_answers(one, asked, manager, names, digest, version, workdir) for one in askers]
+    found = [_answers(one, asked, manager, names, digest, version, workdir) for one in members]
     made = [row for one in found[0] for row in rows.chance_rows(one)]
-    for asker, answers in zip(askers, found, strict=True):
+    for member, answers in zip(members, found, strict=True):
         for one in answers:
             group = loaded[one.task].group if one.task in loaded else ""
-            made += rows.rows(asker.name, one, version, group)
+            made += rows.rows(_name(member), one, version, group)
     files.write_json(workdir / "results.json", made)
     study = EvaluateStudy(
-        points=[Point(asker.name, asker.run, asker.step) for asker in askers],
+        points=[Point(_name(m), m.run, m.step) for m in members],
         tasks=[(one.task, [rows.key(*key) for key in one.values]) for one in found[0]],
         suites=list(loaded.values()),
         examples=[
             example
-            for asker, answers in zip(askers, found, strict=True)
-            for example in _examples(asker.name, answers)
+            for member, answers in zip(members, found, strict=True)
+            for example in _examples(_name(member), answers)
         ],
         rows=made,
         harness=version,
@@ -153,51 +136,45 @@ def main_run(asked: Asked, workdir: Path, command: str) -> Path:
     return write_report(workdir, study)
 
 
-def checkpoints(asked: Asked) -> list[Asker]:
+def checkpoints(asked: Asked) -> list[Member]:
     """The checkpoints that are asked, in order.
 
     Raises:
-      UserError: a folder that is none, or a step that is not there.
+      UserError: see `hub.series.open_members`; a step that is not there.
     """
-    found: list[Asker] = []
-    for path in asked.runs:
-        path = files.expanded(path).absolute()
-        if (path / "config.json").is_file() and not (path / "spec.json").exists():
-            if asked.steps not in ((), (-1,)):
-                raise UserError(f"{path} is one checkpoint of transformers; leave out --step")
-            changed = [[f.name, f.stat().st_mtime_ns] for f in sorted(path.iterdir())]
-            found.append(Asker(path.name, path.name, -1, fingerprint([str(path), changed]), path))
-            continue
-        of = finished_run(path, asked.tokenizer)
-        if not of.steps:
-            raise UserError(f"{path} has no checkpoint; train it with train.checkpoint.every")
-        steps = of.steps if asked.steps == (-1,) else asked.steps or of.steps[-1:]
-        for step in steps:
-            if step not in of.steps:
-                known = ", ".join(map(str, of.steps))
-                raise UserError(f"{path} has no checkpoint of step {step}; it has {known}")
-            identity = fingerprint([OwnCheckpoint(of, step).identity, asked.tokenizer])
-            found.append(Asker(f"{of.name}/step={step}", of.name, step, identity, of))
-    names = [asker.name for asker in found]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"expected checkpoints of different names, got {twice[0]!r} twice")
+    steps = () if asked.steps == EVERY else asked.steps
+    found = open_members(asked.runs, steps, asked.tokenizer)
+    if not asked.steps:
+        found = [m for m in found if not isinstance(m.of, OwnCheckpoint) or _is_last(m.of)]
+    refuse_same(found)
     return found
 
 
-def _answers(asker, asked, manager, names, digest, version, workdir) -> list[run.Answered]:
+def _is_last(of: OwnCheckpoint) -> bool:
+    return of.step == of.of.steps[-1]
+
+
+def _name(member: Member) -> str:
+    return f"{member.run}/step={member.step}" if member.is_placed else member.run
+
+
+def _answers(member, asked, manager, names, digest, version, workdir) -> list[run.Answered]:
     """What a checkpoint answered, from its file if that is of the same questions and weights."""
-    path = workdir / "samples" / f"{asker.name.replace('/', '-')}.json"
-    key = fingerprint([asker.identity, digest, version])
+    name = _name(member)
+    path = workdir / "samples" / f"{name.replace('/', '-')}.json"
+    key = fingerprint([member.identity, asked.tokenizer, digest, version])
     if path.exists():
         try:
             said = json.loads(path.read_text(encoding="utf-8"))
             if said["key"] == key:
-                _log.info("%s: answered before", asker.name)
+                _log.info("%s: answered before", name)
                 return [run.from_json(one) for one in said["tasks"]]
         except (ValueError, KeyError, TypeError):
             _log.warning("%s is damaged; asking again", path)
-    _log.info("asking %s: %s", asker.name, ", ".join(names))
-    model = asker.model(asked.max_length)
+    _log.info("asking %s: %s", name, ", ".join(names))
+    from llm_dynamics.harness.adapter import CheckpointLM  # imports the harness
+
+    model = CheckpointLM.of_checkpoint(member.of, asked.tokenizer, max_length=asked.max_length)
     found = run.answered(model, manager, names, asked.limit)
     said = {"key": key, "harness": version, "tasks": [run.to_json(one) for one in found]}
     files.write_json(path, json.loads(json.dumps(said, default=str)))
@@ -209,13 +186,14 @@ def _examples(name: str, answers: Sequence[run.Answered]) -> list[Example]:
     found = []
     for one in answers:
         for sample in one.samples[:_SHOWN]:
-            doc, scored = sample.doc, [answer[0] for answer in sample.answers]
+            doc = sample.doc
             question = str(doc.get("context", ""))[-_CHARACTERS:]
             if one.output_type == "multiple_choice" and "choices" in doc and "right" in doc:
-                best = max(range(len(scored)), key=lambda n: scored[n])
+                best = max(range(sample.choices), key=lambda n: sample.answers[n][0])
                 said, right = doc["choices"][best], doc["choices"][doc["right"]]
             elif one.output_type == "loglikelihood" and "continuation" in doc:
-                said = f"ln p {scored[0]:.2f}" + (", greedy" if sample.answers[0][1] else "")
+                value, is_greedy = sample.answers[0]
+                said = f"ln p {value:.2f}" + (", greedy" if is_greedy else "")
                 right = doc["continuation"].strip()
             else:
                 continue
@@ -239,7 +217,8 @@ def _digest(asked: Asked, loaded: dict[str, suites.Suite]) -> str:
 def default_workdir(asked: Asked) -> Path:
     """One for each set of runs and of questions, by their names."""
     names = [files.expanded(path).absolute().name for path in asked.runs]
-    return Path("runs", "-".join(["evaluate", *names, *asked.suites, *asked.task_names]))
+    words = "-".join(["evaluate", *names, *asked.suites, *asked.task_names])
+    return Path("runs", re.sub(r"[^\w.=-]+", "_", words))
 
 
 def describe(asked: Asked) -> list[str]:
@@ -256,14 +235,14 @@ def describe(asked: Asked) -> list[str]:
         found = tasks.manager(asked.tasks)
         tasks.check(found, asked.task_names)
         lines += [f"task {name}: of yours" for name in asked.task_names]
-    lines += [f"checkpoint {asker.name}" for asker in checkpoints(asked)]
+    lines += [f"checkpoint {_name(member)}" for member in checkpoints(asked)]
     lines.append(f"questions of a task: {asked.limit or 'all'}")
     return lines
 
 
 def _steps(words: Sequence[str]) -> tuple[int, ...]:
     if list(words) == [_ALL]:
-        return (-1,)
+        return EVERY
     if not all(word.isascii() and word.isdecimal() for word in words):
         raise UserError(f"expected --step=NUMBER,NUMBER or --step=all, got {','.join(words)}")
     return tuple(int(word) for word in words)
@@ -273,7 +252,7 @@ def _asked(values) -> Asked:
     for name in values.suites:
         suites.entry(name)
     return Asked(
-        runs=tuple(Path(path) for path in values.run),
+        runs=tuple(values.run),
         steps=_steps(values.step),
         suites=tuple(values.suites),
         tasks=tuple(Path(path) for path in values.tasks),

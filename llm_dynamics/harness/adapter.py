@@ -20,10 +20,11 @@ from llm_dynamics.errors import UserError
 from llm_dynamics.harness import words as words_lib
 from llm_dynamics.harness.scorer import Scorer, bucket
 from llm_dynamics.harness.words import Words
-from llm_dynamics.hub.reading import open_source
+from llm_dynamics.hub.reading import Source, open_source
 from llm_dynamics.model.config import ModelConfig
 from llm_dynamics.model.generate import Sampling, generate
 from llm_dynamics.train.finished import FinishedRun
+from llm_dynamics.train.series import Checkpoint, OwnCheckpoint
 
 _log = logging.getLogger(__name__)
 _MAX_NEW = 256  # tokens where a task names no other number
@@ -87,10 +88,33 @@ class CheckpointLM(TemplateLM):
           UserError: see `hub.load` and `words.of_folder`.
         """
         words = words_lib.of_folder(folder)
-        eos = open_source(folder).fields.get("eos_token_id")
-        eos_ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
         config, params = hub.load(folder)
-        return cls(config, params, words, eos_ids=eos_ids, **options)
+        return cls(config, params, words, eos_ids=_ends(open_source(folder)), **options)
+
+    @classmethod
+    def of_checkpoint(cls, of: Checkpoint, tokenizer: str = "", **options: Any) -> "CheckpointLM":
+        """A checkpoint of a series, of either kind.
+
+        Args:
+          of: an `OwnCheckpoint` or a `HubCheckpoint`.
+          tokenizer: that the series was opened with, in place of what lies beside them.
+          options: of the constructor.
+
+        Raises:
+          UserError: no parameters or no tokenizer, or a .gguf file, which has none of its own.
+        """
+        if isinstance(of, OwnCheckpoint):
+            return cls.of_run(of.of, of.step, **options)
+        if tokenizer:
+            words = words_lib.of_files(of.config, tokenizer, of.tokenizer)
+        elif of.source.path.is_dir():
+            words = words_lib.of_folder(of.source.path)
+        else:
+            raise UserError(
+                f"{of.source.path} has no tokenizer as transformers reads it; make it a run by "
+                "`python -m llm_dynamics.hub import FILE.gguf RUN` and give that"
+            )
+        return cls(of.config, of.params(), words, eos_ids=_ends(of.source), **options)
 
     @property
     def eot_token_id(self) -> int:
@@ -244,3 +268,9 @@ class CheckpointLM(TemplateLM):
             if not open_rows:
                 break
         return made
+
+
+def _ends(source: Source) -> list[int]:
+    """The tokens that config.json names as ends of a text."""
+    said = source.fields.get("eos_token_id")
+    return said if isinstance(said, list) else [] if said is None else [said]

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
 from llm_dynamics.model.config import ModelConfig
 from llm_dynamics.model.decoder import Decoder, hidden_at
@@ -45,12 +46,15 @@ class Scorer:
         for request in dict.fromkeys(requests):
             groups.setdefault(self._shape(request), []).append(request)
         found: dict[Request, tuple[float, bool]] = {}
+        bar = tqdm(total=sum(map(len, groups.values())), desc="continuations", disable=None)
         for (length, targets), members in sorted(groups.items(), reverse=True):
             most = 1 << max(0, (self._tokens // length).bit_length() - 1)
             rows = min(most, 1 << (len(members) - 1).bit_length())
             for start in range(0, len(members), rows):
                 part = members[start : start + rows]
                 found |= zip(part, self._batch(part, rows, length, targets), strict=True)
+                bar.update(len(part))
+        bar.close()
         return [found[request] for request in requests]
 
     def _shape(self, request: Request) -> tuple[int, int]:

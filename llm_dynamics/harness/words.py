@@ -95,9 +95,23 @@ def of_run(run: FinishedRun, step: int) -> Words:
     """
     meta = reader.meta(run.folder.path, step, reader.NOTHING)
     spec = run.tokenizer_asked or tokenizer_of(run.data, meta.get("tokenizer", ""))
-    if not spec or spec in ("gpt2", "bytes"):
-        return PlainWords(run.tokenizer)
-    with _exported(run.config, spec) as folder:
+    return of_files(run.config, spec or "", run.tokenizer)
+
+
+def of_files(config: ModelConfig, spec: str | Path, tokenizer: Tokenizer) -> Words:
+    """The tokenizer of some files, as transformers reads it beside a model exported with them.
+
+    Args:
+      config: of the model.
+      spec: of `data.tokenizer`, or a path; gpt2, bytes and "" have no files.
+      tokenizer: used where there are none.
+
+    Raises:
+      UserError: see `TokenizerFiles`.
+    """
+    if spec in ("", "gpt2", "bytes"):
+        return PlainWords(tokenizer)
+    with _exported(config, spec) as folder:
         return of_folder(folder)
 
 

@@ -31,7 +31,7 @@ def read(path: Path, member: str) -> bytes:
 
 
 def arrow_rows(data: bytes, columns: tuple[str, ...], where: str) -> list[dict[str, Any]]:
-    """The rows of an Arrow IPC stream, of the named columns.
+    """The rows of an Arrow IPC stream, of the named columns; () = all.
 
     Raises:
       UserError: no such stream, or one without a column.
@@ -47,4 +47,4 @@ def arrow_rows(data: bytes, columns: tuple[str, ...], where: str) -> list[dict[s
             f"expected the columns {', '.join(columns)} in {where}, got "
             f"{', '.join(table.column_names)}"
         )
-    return table.select(list(columns)).to_pylist()
+    return table.select(list(columns or table.column_names)).to_pylist()
