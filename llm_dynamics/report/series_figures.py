@@ -16,6 +16,7 @@ from llm_dynamics.skills.trajectories import Trajectories, learning
 
 _ENDS = ("value", "low", "high")
 _SPREAD = 30  # of the last step over the first above 0, from which the axis is logarithmic
+_TICKS = 7  # of a logarithmic axis
 _LINES = 120  # questions that are drawn one by one
 STATES = ("right at every checkpoint since first right", "right again after a fall",
     "wrong, was right before", "not right yet")  # fmt: skip
@@ -57,7 +58,7 @@ def curves(rows: Rows, found: Trajectories, parts: Sequence[str]) -> Figure:
 
     return Figure(
         "curves",
-        "Along training",
+        "How probable and how often right",
         "Mean log-probability of the target or right choice, and the share of questions answered "
         "rightly, at every checkpoint. Bands: 95 % intervals over groups of questions, left "
         "Student's, right Wilson's.",
@@ -100,10 +101,13 @@ def remembered(found: Trajectories) -> Figure:
     )
 
 
-def questions(found: Trajectories) -> Figure:
-    """Every question (or some of them) at every checkpoint: a line where it is right."""
+def questions(found: Trajectories) -> Figure | None:
+    """Questions at every checkpoint, a line where they are right; None where none ever is."""
     of = learning(found.right_SxI)
     order_I = np.lexsort((of.events_I, of.kept_I, of.first_I))
+    order_I = order_I[found.right_SxI.any(axis=0)[order_I]]
+    if not len(order_I):
+        return None
     picked = np.linspace(0, len(order_I) - 1, min(_LINES, len(order_I))).round().astype(int)
     some = order_I[picked]
     table = {
@@ -134,12 +138,14 @@ def questions(found: Trajectories) -> Figure:
         axis.grid(axis="y", visible=False)
         return drawing
 
-    all_of = "All" if len(some) == len(order_I) else f"{len(some)} evenly drawn of {len(order_I):,}"
+    all_of = "The" if len(some) == len(order_I) else f"{len(some)} evenly drawn of the"
+    never = len(found.names) - len(order_I)
     return Figure(
         "questions",
         "Question by question",
-        f"{all_of} questions, in the order in which they are first right. A line where a question "
-        "is right: green until the end, orange until it is wrong again.",
+        f"{all_of} {len(order_I):,} questions that are right somewhere, in the order in which they "
+        f"are first right ({never:,} never are). A line where a question is right: green until the "
+        "end, orange until it is wrong again.",
         "A line for every question over the checkpoints that answer it rightly.",
         draw,
         table,
@@ -171,6 +177,13 @@ def _steps(axis, found: Trajectories) -> None:
             axis.set_xscale("symlog", linthresh=float(positive[0]), linscale=0.4)
         else:
             axis.set_xscale("log")
+        place_S = np.log(np.maximum(steps_S, positive[0] / 2))
+        wanted = np.linspace(place_S[0], place_S[-1], _TICKS)
+        shown = np.unique(np.abs(place_S[:, None] - wanted).argmin(axis=0))
+        axis.set_xticks(steps_S[shown], [number(int(step)) for step in steps_S[shown]])
+        axis.minorticks_off()
+        start = steps_S[0] / 1.15 if steps_S[0] else -0.3 * positive[0]
+        axis.set_xlim(float(start), 1.15 * float(positive[-1]))
     axis.set_xlabel("updates" + _tokens_words(found))
 
 

@@ -47,10 +47,10 @@ _TERMS = (
      "probable than every other one (sums of log-probabilities, not divided by length)"),
     ("forgetting event", "right at one checkpoint, wrong at the next: Toneva et al. 2019 "
      "(arXiv:1812.05159) for checkpoints in place of showings of an example"),
-    ("forgotten", "right at some checkpoint, wrong at the last one"),
+    ("forgotten", "right at some checkpoint, wrong at the last one; a share of those ever right"),
     ("unforgotten", "without a forgetting event since it was first right"),
     ("first right", "the first checkpoint that answers rightly; the median over questions"),
-    ("right from then on", "the checkpoint from which on all answer rightly; the median over "
+    ("from then on", "the checkpoint from which on all answer rightly; the median over "
      "questions"),
     ("last less best", "the best checkpoint is named by one half of the questions and measured on "
      "the other, and the other way round: one that is picked on the questions it is measured on "
@@ -92,11 +92,18 @@ def compose(study: SeriesStudy) -> Page:
         Section("Along training", (*curves, _by_checkpoint(rows, study))),
     ]
     if several:
+        each = filter(None, [figures.questions(found)])
         sections += [
-            Section("First, best and last", (_changes(rows, parts),)),
+            Section(
+                "First, best and last",
+                (
+                    _changes(rows, parts, "logprob", "Log-probability, nats per token"),
+                    _changes(rows, parts, "right", "Share right"),
+                ),
+            ),
             Section(
                 "Learned and forgotten",
-                (figures.remembered(found), _learning(rows, parts), figures.questions(found)),
+                (figures.remembered(found), *_learning(rows, parts), *each),
             ),
         ]
     table = run_section.results_table("Every number with its definition", study.rows)
@@ -148,9 +155,8 @@ def _answer(rows: Mapping[str, Row], study: SeriesStudy, parts: Sequence[str]) -
         f"checkpoint less the best: {_words(row)}; {fell}."
     )
     lost, ever = rows["all/forgotten_of_ever"], rows["all/ever"]
-    said.append(
-        f"Right at some checkpoint: {_words(ever)}; of those wrong at the last one: {_words(lost)}."
-    )
+    then = f"; of those wrong at the last one: {_words(lost)}" if ever["value"] else ""
+    said.append(f"Right at some checkpoint: {_words(ever)}{then}.")
     for key, words in (("first_right", "first right"), ("kept_right", "right from then on")):
         row = rows[f"all/{key}"]
         when = f"step {_words(row)}" if row["value"] is not None else row["note"]
@@ -158,7 +164,8 @@ def _answer(rows: Mapping[str, Row], study: SeriesStudy, parts: Sequence[str]) -
     if len(parts) > 2:
         ends = [(rows[f"{p}/{last.split('/')[1]}/right"]["value"], p) for p in parts[1:]]
         (low, worst), (high, best) = min(ends), max(ends)
-        said.append(f"At the end most right: {best} ({high:.2f}), least: {worst} ({low:.2f}).")
+        if low < high:
+            said.append(f"At the end most right: {best} ({high:.2f}), least: {worst} ({low:.2f}).")
     return said
 
 
@@ -178,28 +185,36 @@ def _by_checkpoint(rows: Mapping[str, Row], study: SeriesStudy) -> Fold:
     return Fold(f"{len(body)} checkpoints", (table,))
 
 
-def _changes(rows: Mapping[str, Row], parts: Sequence[str]) -> Table:
-    keys = [
-        f"{key}/{of}" for of in ("logprob", "right") for key in ("last-first", "best", "last-best")
-    ]
-    columns = (
-        "questions", "log-probability: last less first", "best step", "last less best",
-        "share right: last less first", "best step ", "last less best ",
-    )  # fmt: skip
+def _changes(rows: Mapping[str, Row], parts: Sequence[str], of: str, caption: str) -> Table:
+    columns = ("questions", "first", "last", "last less first", "best step", "last less best")
+    first, last = (_end(rows, of, i) for i in (0, -1))
+    keys = (first, last, f"last-first/{of}", f"best/{of}", f"last-best/{of}")
     body = tuple((p, *(row_cell(rows[f"{p}/{key}"]) for key in keys)) for p in parts)
-    return Table("Differences on the same questions", columns, body, columns[1:], sortable=True)
+    return Table(f"{caption}, of the same questions", columns, body, columns[1:], sortable=True)
 
 
-def _learning(rows: Mapping[str, Row], parts: Sequence[str]) -> Table:
-    keys = ("questions", "chance", "ever", "forgotten_of_ever", "unforgotten", "events",
-        "first_right", "kept_right")  # fmt: skip
-    columns = (
-        "questions", "asked", "guessing", "ever right", "of these wrong at the end",
-        "of these never forgotten", "forgetting events", "median step first right",
-        "median step right from then on",
+def _end(rows: Mapping[str, Row], of: str, index: int) -> str:
+    """The name of a number at the first or last checkpoint, in any part."""
+    steps = [n for n in rows if n.startswith("all/step=") and n.endswith(f"/{of}")]
+    return steps[index].removeprefix("all/")
+
+
+def _learning(rows: Mapping[str, Row], parts: Sequence[str]) -> tuple[Table, Table]:
+    heads = (
+        ("asked", "questions"), ("guessing", "chance"), ("ever right", "ever"),
+        ("forgotten", "forgotten_of_ever"), ("unforgotten", "unforgotten"), ("events", "events"),
     )  # fmt: skip
-    body = tuple((p, *(row_cell(rows[f"{p}/{key}"]) for key in keys)) for p in parts)
-    return Table("Learned and forgotten", columns, body, columns[1:], sortable=True)
+    times = (("first right", "first_right"), ("from then on", "kept_right"))
+
+    def table(caption: str, heads: Sequence[tuple[str, str]]) -> Table:
+        columns = ("questions", *(head for head, _ in heads))
+        body = tuple((p, *(row_cell(rows[f"{p}/{key}"]) for _, key in heads)) for p in parts)
+        return Table(caption, columns, body, columns[1:], sortable=True)
+
+    return (
+        table("Learned and forgotten: shares and events of the questions ever right", heads),
+        table("When: median steps over all questions", times),
+    )
 
 
 def _words(row: Row) -> str:

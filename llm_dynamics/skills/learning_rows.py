@@ -18,6 +18,7 @@ from llm_dynamics.skills.trajectories import Learning, Trajectories, learning
 NATS, SHARE, UPDATES = "nats per token", "share", "updates"
 _MOST = 40  # values of a label
 _RESAMPLES = 400
+_NEVER = "no question is ever right"
 _UNSEEN = "what lies between two checkpoints is not seen"
 _CHOSEN = "named by one half of the questions, measured on the other, and the other way round"
 
@@ -118,10 +119,12 @@ def _changes(
     made, first, last = [], int(steps_S[0]), int(steps_S[-1])
     half_I = np.random.default_rng(0).permutation(int(group_I.max()) + 1)[group_I] % 2
     for key, value_SxI in (("logprob", logprob_SxI), ("right", right_SxI.astype(float))):
-        best = int(steps_S[value_SxI.mean(axis=1).argmax()])
+        mean_S = value_SxI.mean(axis=1)
+        best = math.nan if key == "right" and not mean_S.any() else steps_S[mean_S.argmax()]
         made.append(
             interval_row(f"{name}/best/{key}", exact(best), UPDATES, int(group_I.max()) + 1,
-                f"checkpoint of the highest mean of {key}, the first of several such")
+                f"checkpoint of the highest mean of {key}, the first of several such",
+                missing=_NEVER)
         )  # fmt: skip
         best_I = np.zeros(len(group_I), int)
         for half in (0, 1):
@@ -153,15 +156,14 @@ def _learning(
     ever_I, last_I = of.first_I < count, right_SxI[-1]
     some = np.flatnonzero(ever_I)
     lost_I = ever_I & ~last_I
-    never = "no question is ever right"
     return [
         _share_row(f"{name}/ever", ever_I, group_I, "questions right at some checkpoint"),
         _share_row(f"{name}/forgotten", lost_I, group_I,
             "questions right at some checkpoint and wrong at the last one"),
         _share_row(f"{name}/forgotten_of_ever", lost_I[some], group_I[some],
-            "of the questions right at some checkpoint, those wrong at the last one", never),
+            "of the questions right at some checkpoint, those wrong at the last one", _NEVER),
         _share_row(f"{name}/unforgotten", (of.events_I == 0)[some], group_I[some],
-            "of the questions right at some checkpoint, those without a forgetting event", never),
+            "of the questions right at some checkpoint, those without a forgetting event", _NEVER),
         _events_row(f"{name}/events", of, some, group_I),
         median_row(f"{name}/first_right", of.first_I, steps_S, group_I,
             f"median over questions of the first checkpoint that is right; {_UNSEEN}",
@@ -178,7 +180,7 @@ def _events_row(name: str, of: Learning, some: np.ndarray, group_I: np.ndarray) 
         "question that is ever right"
     )
     if not len(some):
-        return interval_row(name, exact(math.nan), "1", 0, words, "", "no question is ever right")
+        return interval_row(name, exact(math.nan), "1", 0, words, "", _NEVER)
     return mean_row(name, of.events_I[some].astype(float), group_I[some], words) | {"unit": "1"}
 
 
@@ -206,4 +208,5 @@ def median_row(
         draws.append(step_S[np.searchsorted(below_S, below_S[-1] / 2)])
     found, why = resampling.interval(np.array(draws))
     how = f"{words}; bootstrap over groups"
-    return interval_row(name, found, UPDATES, n, how, why, missing)
+    note = why if math.isfinite(found.value[0]) else ""
+    return interval_row(name, found, UPDATES, n, how, note, missing)
