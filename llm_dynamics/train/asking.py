@@ -21,7 +21,7 @@ from llm_dynamics.probe.scoring import make_scorer
 from llm_dynamics.train.series import Checkpoint
 
 _log = logging.getLogger(__name__)
-_POSITIONS = 2**18  # of probes that are scored in one program
+_ACTIVATIONS = 2**26  # of the widest layer that exist at once, 256 MiB in float32
 _SHOWN = 5  # probes quoted in one message
 
 
@@ -95,23 +95,17 @@ class Asker:
 
 
 def scorers(
-    config: ModelConfig, encoded: Sequence[EncodedProbe], most: int = _POSITIONS
+    config: ModelConfig, encoded: Sequence[EncodedProbe]
 ) -> list[Callable[[Any], jax.Array]]:
-    """Programs that score all probes, each a part of them: parameters to values p x M, in order.
-
-    Args:
-      config: of the decoder.
-      encoded: the probes.
-      most: tokens of a part.
-    """
+    """Programs that score all probes, each a part of them: parameters to values p x M, in order."""
     decoder = build_model(config)
     return [
         make_scorer(decoder, packing.pack(block, packing.best_length(block, config.max_length)))
-        for block in blocks(encoded, most)
+        for block in blocks(encoded, _ACTIVATIONS // config.mlp_width)
     ]
 
 
-def blocks(encoded: Sequence[EncodedProbe], most: int = _POSITIONS) -> list[list[EncodedProbe]]:
+def blocks(encoded: Sequence[EncodedProbe], most: int) -> list[list[EncodedProbe]]:
     """Probes in order, parted so that a block has about `most` tokens: what memory allows."""
     ends = np.cumsum([len(probe.ids) for probe in encoded])
     block_P = (ends - 1) // most
