@@ -18,7 +18,7 @@ from llm_dynamics.errors import UserError
 from llm_dynamics.probe.probes import EncodedProbe
 
 _LENGTH_STEP = 32  # row lengths tried are multiples of this: whole matrix tiles, measured fastest
-_LEAST_SHARED = (1, 4, 1 << 30)  # tokens in common that make a branch; tried, the last one: none do
+_LEAST_SHARED = (1, 2, 1 << 30)  # tokens in common that make a branch; tried, the last one: none do
 
 
 class PackedProbes(NamedTuple):
