@@ -94,8 +94,8 @@ def run(asked: Asked, workdir: Path, command: str) -> Path:
     Raises:
       UserError: checkpoints or probes that cannot be asked, or a workdir with another series.
     """
-    questions, asker, members = _prepared(asked)
     folder = RunFolder(workdir)
+    questions, asker, members, _ = _prepared(asked, folder)
     tokenizer = members[0].tokenizer
     each = [[p.name, p.context, p.target, dict(p.labels)] for p in questions.probes]
     digest = fingerprint([asker.digest(tokenizer), each])
@@ -111,10 +111,9 @@ def run(asked: Asked, workdir: Path, command: str) -> Path:
     wanted = [LogRow(m.step, m.tokens, m.identity) for m in members]
     log = open_growing(folder.probes, questions.probes, asks, wanted, said)
     missing = set(log.missing(members[-1].step + 1))
-    asked_now = [member for member in members if member.step in missing]
-    for member in asked_now:
-        member.check()
-    for member in asked_now:
+    for member in members:
+        if member.step not in missing:
+            continue
         values_PxM = asker.scores(member)
         if not np.isfinite(values_PxM).all():
             raise UserError(
@@ -151,10 +150,7 @@ def _answered(log) -> list[int]:
 
 def describe(asked: Asked, workdir: Path) -> list[str]:
     """What will be asked, in lines; refuses what cannot be."""
-    questions, asker, members = _prepared(asked)
-    answered: set[int] = set()
-    if (path := RunFolder(workdir).probes).exists():
-        answered = set(_answered(open_log(path)))
+    questions, asker, members, answered = _prepared(asked, RunFolder(workdir))
     labels = sorted({key for probe in questions.probes for key in probe.labels})
     lines = [
         f"probes: {len(questions.probes):,} of {questions.source}; labels: "
@@ -164,8 +160,6 @@ def describe(asked: Asked, workdir: Path) -> list[str]:
         "each checkpoint",
     ]
     for member in members:
-        if member.step not in answered:
-            member.check()
         tokens = f", {member.tokens:,} tokens" if member.tokens else ""
         what = "answered before" if member.step in answered else "to be asked"
         lines.append(f"step {member.step}{tokens}: {member.of.run}: {what}")
@@ -180,8 +174,8 @@ def default_workdir(asked: Asked) -> Path:
     return Path("runs", f"series-{words}")
 
 
-def _prepared(asked: Asked) -> tuple[_Probes, Asker, list[Member]]:
-    """Everything that is asked, checked but for the tensors of our own runs."""
+def _prepared(asked: Asked, folder: RunFolder) -> tuple[_Probes, Asker, list[Member], set[int]]:
+    """Everything that is asked, checked, and the steps that were answered before."""
     questions = _probes(asked)
     labels = {key for probe in questions.probes for key in probe.labels}
     for label in filter(None, (asked.by, asked.group)):
@@ -191,10 +185,13 @@ def _prepared(asked: Asked) -> tuple[_Probes, Asker, list[Member]]:
         asked.checkpoints, asked.at, asked.steps, asked.tokenizer, asked.tokens_per_step,
         asked.ignore,
     )  # fmt: skip
+    answered = set(_answered(open_log(folder.probes))) if folder.probes.exists() else set()
     asker = Asker(questions.probes)
     for member in members:
         asker.check(member)
-    return questions, asker, members
+        if member.step not in answered:
+            member.check()
+    return questions, asker, members, answered
 
 
 def _probes(asked: Asked) -> _Probes:

@@ -110,6 +110,19 @@ def test_logs_are_equal_to_the_bit_whatever_the_checkpoints_lie_in(
         for coordinate in wanted.coords:
             np.testing.assert_array_equal(found[coordinate].values, wanted[coordinate].values)
         assert by_name(tmp_path / name) == by_name(finished[1])
+    # So are the answers of the other study that asks checkpoints.
+    labelled = tmp_path / "labelled.jsonl"
+    lines = [json.loads(line) for line in Path(probes).read_text().splitlines()]
+    labelled.write_text("\n".join(json.dumps({k: v for k, v in line.items() if k != "kind"})
+        for line in lines))  # fmt: skip
+    monkeypatch.setattr(competence, "write_report", lambda workdir, study: workdir)
+    for name, of in (("run", str(made[0])), ("tiny", f"{folders}/step*")):
+        out, fast = tmp_path / f"competence-{name}", Settings(resamples=50)
+        competence.run(competence.Asked((of,), labelled, settings=fast), out, "")
+    own, theirs = (by_name(tmp_path / f"competence-{name}") for name in ("run", "tiny"))
+    assert "tiny/step=4/skill/x/competence" in theirs and len(own) == len(theirs)
+    for name, row in own.items():
+        assert theirs[name.replace("run/", "tiny/")] | {"name": name} == row
     # It is the log that a training run writes: of the same parts, and read by the same studies.
     how = competence.FromLog("skills", (), "kind")
     question = competence.Asked(
