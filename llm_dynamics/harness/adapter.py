@@ -21,6 +21,7 @@ from llm_dynamics.harness import words as words_lib
 from llm_dynamics.harness.scorer import Scorer, bucket
 from llm_dynamics.harness.words import Words
 from llm_dynamics.hub.reading import Source, open_source
+from llm_dynamics.hub.tokenizer_files import found_words
 from llm_dynamics.model.config import ModelConfig
 from llm_dynamics.model.generate import Sampling, generate
 from llm_dynamics.train.finished import FinishedRun
@@ -101,19 +102,17 @@ class CheckpointLM(TemplateLM):
           options: of the constructor.
 
         Raises:
-          UserError: no parameters or no tokenizer, or a .gguf file, which has none of its own.
+          UserError: no parameters or no tokenizer.
         """
         if isinstance(of, OwnCheckpoint):
             return cls.of_run(of.of, of.step, **options)
-        if tokenizer:
-            words = words_lib.of_files(of.config, tokenizer, of.tokenizer)
-        elif of.source.path.is_dir():
+        if not tokenizer and of.source.path.is_dir():
             words = words_lib.of_folder(of.source.path)
+        elif tokenizer in ("gpt2", "bytes"):
+            words = words_lib.PlainWords(of.tokenizer)
         else:
-            raise UserError(
-                f"{of.source.path} has no tokenizer as transformers reads it; make it a run by "
-                "`python -m llm_dynamics.hub import FILE.gguf RUN` and give that"
-            )
+            with found_words(of.source, tokenizer, of.config.vocab_size) as found:
+                words = words_lib.of_files(of.config, found.spec(found.main), of.tokenizer)
         return cls(of.config, of.params(), words, eos_ids=_ends(of.source), **options)
 
     @property

@@ -24,6 +24,7 @@ from lm_eval.models.huggingface import HFLM  # noqa: E402
 from llm_dynamics import hub  # noqa: E402
 from llm_dynamics.errors import UserError  # noqa: E402
 from llm_dynamics.harness.adapter import CheckpointLM  # noqa: E402
+from llm_dynamics.hub.series import open_members  # noqa: E402
 from tests.harness import checkpoints  # noqa: E402
 
 
@@ -115,3 +116,16 @@ class AdapterTest(parameterized.TestCase):
             UserError, r"expected a tokenizer \(tokenizer.json,.* found none"
         ):
             CheckpointLM.of_folder(folder)
+
+    def test_another_tokenizer_in_place_of_the_one_beside_a_checkpoint(self):
+        folder = checkpoints.exported(checkpoints.NEOX, self.root)
+        other = checkpoints.tokenizer(self.root / "other", begins=True)
+        said = CheckpointLM.of_folder(folder).tok_encode("Ice is cold")
+        for asked, expected in (
+            ("", said),
+            (str(other), [290, *said]),  # the token that begins texts
+            ("bytes", list(b"Ice is cold")),
+        ):
+            (member,) = open_members([folder], tokenizer=asked)
+            lm = CheckpointLM.of_checkpoint(member.of, asked)
+            self.assertEqual(lm.tok_encode("Ice is cold"), expected)
