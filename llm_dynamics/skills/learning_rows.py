@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
 
 from llm_dynamics.errors import UserError
 from llm_dynamics.results import Interval, Row, exact, interval_row, note_not_shown
@@ -92,9 +93,15 @@ def paired_share(change_I: np.ndarray, group_I: np.ndarray) -> Interval:
     """The mean of changes of -1, 0 and 1 of the same questions, with its interval.
 
     The shares of gains and of losses with Wilson's intervals, combined by MOVER (Zou & Donner
-    2008) with the correlation that two cells of one multinomial have.
+    2008) with the correlation that two cells of one multinomial have. Of one that never happens
+    groups are taken to matter as they do for the other.
     """
-    gain, loss = (resampling.share(change_I == sign, group_I)[0] for sign in (1, -1))
+    effective = [_effective(change_I == sign, group_I) for sign in (1, -1)]
+    known = [n for n in effective if n] or [float(len(np.unique(group_I)))]
+    gain, loss = (
+        _wilson(float((change_I == sign).mean()), n or known[0])
+        for sign, n in zip((1, -1), effective, strict=True)
+    )
     up, down = float(gain.value[0]), float(loss.value[0])
     below = (1 - up) * (1 - down)
     r = -math.sqrt(up * down / below) if below > 0 else 0.0
@@ -106,6 +113,20 @@ def paired_share(change_I: np.ndarray, group_I: np.ndarray) -> Interval:
     low = value - reach(gain.value - gain.low, loss.high - loss.value)
     high = value + reach(gain.high - gain.value, loss.value - loss.low)
     return Interval(value, np.maximum(low, -1), np.minimum(high, 1))
+
+
+def _effective(is_I: np.ndarray, group_I: np.ndarray) -> float:
+    """Questions that a share is worth, as in `resampling.share`; 0 where that is not known."""
+    p = float(is_I.mean())
+    error, n = resampling.spread(is_I - p, group_I)
+    if n < 2 or not 0 < p < 1:
+        return 0.0
+    return min(p * (1 - p) / error**2, len(is_I)) if error else float(len(is_I))
+
+
+def _wilson(p: float, effective: float) -> Interval:
+    ends = proportion_confint(p * effective, effective, method="wilson")
+    return Interval(*(np.array([float(x)]) for x in (p, *ends)))
 
 
 def _changes(

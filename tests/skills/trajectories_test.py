@@ -108,10 +108,14 @@ def test_intervals_cover_in_simulations():
         at = rng.choice(5, 45, p=[0.1, 0.15, 0.3, 0.2, 0.25])  # the median is checkpoint 2
         row = median_row("m", at, STEPS, np.arange(45), "", "")
         value = row["value"]
-        medians.append(
-            value == 100 if row["low"] is None else row["low"] <= 100 <= row["high"]
-        )
+        medians.append(value == 100 if row["low"] is None else row["low"] <= 100 <= row["high"])
     assert 0.92 <= np.mean(covered) <= 0.99
+    # Gains alone, of questions in pairs that go together: worth half as many, losses too.
+    gains = np.repeat(rng.random(60) < 0.3, 2).astype(int)
+    pairs, halves = paired_share(gains, np.repeat(np.arange(60), 2)), gains[::2]
+    alone = paired_share(halves, np.arange(60))
+    np.testing.assert_allclose([pairs.low, pairs.high], [alone.low, alone.high], rtol=0.05)
+    assert pairs.low[0] > 0
     assert np.mean(medians) >= 0.92
 
 
