@@ -33,7 +33,7 @@ from llm_dynamics.probe.growing import LogRow, open_growing
 from llm_dynamics.probe.log import RESERVED, open_log
 from llm_dynamics.probe.probes import Probe
 from llm_dynamics.report.series_report import SeriesStudy, write_report
-from llm_dynamics.skills.learning_rows import rows
+from llm_dynamics.skills.learning_rows import refuse_many, rows
 from llm_dynamics.skills.trajectories import trajectories
 from llm_dynamics.spec import fingerprint, nearest
 from llm_dynamics.train.asking import Asker
@@ -181,6 +181,8 @@ def _prepared(asked: Asked, folder: RunFolder) -> tuple[_Probes, Asker, list[Mem
     for label in filter(None, (asked.by, asked.group)):
         if label not in labels:
             raise UserError(f"the probes have no label {label!r}; {nearest(label, labels)}")
+    if asked.by:
+        refuse_many(asked.by, len({probe.labels.get(asked.by, "") for probe in questions.probes}))
     members = open_series(
         asked.checkpoints, asked.at, asked.steps, asked.tokenizer, asked.tokens_per_step,
         asked.ignore,

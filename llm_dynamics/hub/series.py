@@ -75,7 +75,7 @@ def open_members(
 
     Args:
       given: run folders, folders of models, .gguf files, patterns of these, REPO@REVISION.
-      steps: of every run folder; none = all.
+      steps: of every run folder, and of other members whose names say theirs; none = all.
       tokenizer: in place of those found, see `tokenizer_files.found_words`; also gpt2 or bytes.
       ignore: fields of a config.json that are harmless though they are not known to be.
 
@@ -106,6 +106,7 @@ def open_members(
         else:
             raise UserError(f"expected {_KINDS}, got {word}; check the path")
     refuse_twice(runs, steps)
+    found = _at_steps(found, steps)
     return [_sharing(member, shared) for member in found]
 
 
@@ -131,8 +132,7 @@ def open_series(
       UserError: see `open_members`; a step that is not known, twice there or not there, or members
         of other models or tokenizers.
     """
-    found = open_members(given, (), tokenizer, ignore)
-    found = [m for m in found if not steps or not m.is_placed or m.step in steps]
+    found = _at_steps(open_members(given, (), tokenizer, ignore), steps)
     if at:
         found = _at(found, at)
     if unknown := [m for m in found if not m.is_placed]:
@@ -148,11 +148,6 @@ def open_series(
                 f"expected every step once, got two checkpoints of step {one.step} ({one.run} and "
                 f"{other.run}); leave one out, or tell their steps by --at"
             )
-    known = {member.step for member in found}
-    if lost := [step for step in steps if step not in known and not at]:
-        raise UserError(
-            f"no checkpoint of step {lost[0]}; there are {', '.join(map(str, sorted(known)))}"
-        )
     for member in found[1:]:
         _refuse_another(found[0], member)
     return [_counted(member, tokens_per_step) for member in found]
@@ -240,6 +235,16 @@ def _placed(checkpoint: Any, name: str, above: str) -> Member:
         return Member(checkpoint, name, 0, 0, is_placed=False)
     tokens = int(said["billions"] or 0) * 10**9
     return Member(checkpoint, said["rest"] or above, int(said["step"]), tokens)
+
+
+def _at_steps(found: Sequence[Member], steps: Sequence[int]) -> list[Member]:
+    """Those of some steps, and those whose step nothing says."""
+    known = {member.step for member in found if member.is_placed}
+    if known and (lost := [step for step in steps if step not in known]):
+        raise UserError(
+            f"no checkpoint of step {lost[0]}; there are {', '.join(map(str, sorted(known)))}"
+        )
+    return [m for m in found if not steps or not m.is_placed or m.step in steps]
 
 
 def _at(found: Sequence[Member], at: Sequence[int]) -> list[Member]:

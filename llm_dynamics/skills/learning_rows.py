@@ -31,12 +31,21 @@ def rows(found: Trajectories, by: str = "") -> list[Row]:
       UserError: an unknown label, or one of too many values.
     """
     parts = found.parts(by)
-    if len(parts) - 1 > _MOST:
-        raise UserError(
-            f"expected a label of at most {_MOST} values, got {by!r} of {len(parts) - 1}; choose "
-            "another, or leave it out"
-        )
+    refuse_many(by, len(parts) - 1)
     return [row for name, index in parts.items() for row in _part(name, index, found)]
+
+
+def refuse_many(by: str, values: int) -> None:
+    """Refuses a label that nothing can be grouped by.
+
+    Raises:
+      UserError: it has too many values.
+    """
+    if values > _MOST:
+        raise UserError(
+            f"expected a label of at most {_MOST} values, got {by!r} of {values}; choose another, "
+            "or leave it out"
+        )
 
 
 def _part(name: str, index: np.ndarray, found: Trajectories) -> list[Row]:

@@ -242,6 +242,8 @@ def test_what_is_refused_before_anything_is_asked(made, tmp_path):
         (Asked((str(run),), str(tmp_path / "absent")), "expected --probes as a file"),
         (Asked((str(run),), str(run)), "expected a probe log at .*run/probes, found nothing"),
         (Asked((str(run),), probes, by="kin"), "no label 'kin'; did you mean 'kind'"),
+        (Asked((str(run),), file(*({"context": f"{n} is", "target": "red", "of": n}
+            for n in range(41))), by="of"), "at most 40 values, got 'of' of 41"),
         (Asked((str(run),), file(good | {"context": "a " * 90 + "fox"})), "at most 48 tokens"),
         (Asked((str(run),), file(good, good)), r":2: the same question is also at .*:1"),
         (Asked((str(run),), file(good | {"step": "1"})), ":1: the field 'step' cannot be a label"),
@@ -249,7 +251,7 @@ def test_what_is_refused_before_anything_is_asked(made, tmp_path):
         (Asked((str(run),), file(good | {"target": " red"})), "1 of 1 probes cannot be scored"),
         (Asked((str(run), str(folders / "step4")), probes), "two checkpoints of step 4"),
         (Asked((str(run),), probes, tokenizer="bytes"), "'bytes' is not the one that"),
-    ):
+    ):  # fmt: skip
         for work in (series.describe, lambda asked, out: series.run(asked, out, "")):
             with pytest.raises(UserError, match=message):
                 work(asked, tmp_path / "out")

@@ -74,6 +74,9 @@ def test_the_same_checkpoints_of_every_kind(made, home):
 def test_steps_are_chosen_and_given(made):
     run, folders, _ = made
     assert [m.step for m in open_series([run], steps=(9, 0))] == [0, 9]
+    assert [m.step for m in open_members([f"{folders}/step*"], steps=(4,))] == [4]
+    with pytest.raises(UserError, match=r"no checkpoint of step 5; there are 0, 4, 9$"):
+        open_members([f"{folders}/step*"], steps=(4, 5))
     both = [folders / "step9", folders / "step0"]
     assert [(m.step, Path(m.of.run).name) for m in open_series(both, at=(100, 200))] == [
         (100, "step9"), (200, "step0"),
@@ -83,7 +86,7 @@ def test_steps_are_chosen_and_given(made):
     for given, how, message in (
         (both, {"at": (1,)}, "as many different numbers in --at as checkpoints, got 1 numbers and"),
         (both, {"at": (1, 1)}, "as many different numbers"),
-        ([run], {"steps": (3,)}, "no checkpoint of step 3; there are 0, 4, 9|no checkpoint of s"),
+        ([run], {"steps": (3,)}, "no checkpoint of step 3; there are 0, 4, 9$"),
         ([run, folders / "step4"], {}, "every step once, got two checkpoints of step 4"),
         ([], {}, "at least one checkpoint, got none"),
     ):
