@@ -60,7 +60,7 @@ def test_a_list_of_libraries_longer_than_a_pipe_is_read_to_its_end(copy):
 def test_what_is_no_study_is_refused_and_the_studies_named(copy, name):
     done = _launch(copy, name)
     assert done.returncode == 1 and not done.stdout
-    studies = "biographies, claims, competence, continual, facts"
+    studies = "biographies, claims, competence, continual, evaluate, facts"
     assert f"unknown study '{name}'; the studies are {studies}" in done.stderr
 
 
