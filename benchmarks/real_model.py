@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 import transformers
+from absl import logging
 
 from llm_dynamics.hub import packaged
 from llm_dynamics.hub.runs import import_run
@@ -28,6 +29,8 @@ def open_model(folder: Path) -> RealModel:
       folder: a new or empty one, for the file and the run folder that is made of it.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    transformers.utils.logging.disable_progress_bar()
+    logging.set_verbosity(logging.WARNING)
     path = packaged.extract(NAME, folder)
     run = finished_run(import_run(path, folder / "run").run)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(
