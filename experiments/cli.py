@@ -17,12 +17,13 @@ import absl.logging
 import jax
 from absl import app, flags
 
+from llm_dynamics import files
 from llm_dynamics import spec as specs
 from llm_dynamics.data.cache import cache_folder
 from llm_dynamics.errors import UserError, disk_full
 from llm_dynamics.model import presets
 
-_PREFIX = "--config."
+_PREFIX, _SETTINGS = "--config.", "--settings="
 _KEPT_SECONDS = 0.2  # of compilation, above which the result is kept
 _JOIN_SECONDS = 120  # that a process waits for the others
 
@@ -55,6 +56,7 @@ def start(study: Study) -> None:
     flags.DEFINE_enum("preset", study.default, sorted(study.presets), "size of the run")
     flags.DEFINE_string("workdir", "", f"run folder; default runs/{study.name}-PRESET")
     flags.DEFINE_string("model", "", "a named model (llm_dynamics/model/presets.py)")
+    flags.DEFINE_string("settings", "", "file of KEY=VALUE, a line each: as --config.KEY=VALUE")
     flags.DEFINE_bool("dry_run", False, "print the whole plan and stop")
     flags.DEFINE_integer("explain", None, "print what every row of this step holds, and stop")
     if study.advise:
@@ -240,17 +242,34 @@ def _await(address: str) -> None:
 
 
 def split_overrides(argv: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Takes the --config.KEY=VALUE arguments out of a command line."""
+    """Takes the settings out of a command line: --config.KEY=VALUE, and the files of --settings.
+
+    A file holds KEY=VALUE, a line each; what the command line says itself goes before it.
+    """
+    from_files: dict[str, str] = {}
     overrides, rest = {}, []
     for arg in argv:
-        if arg.startswith(_PREFIX):
-            key, equals, value = arg[len(_PREFIX) :].partition("=")
-            if not equals:
-                _stop(f"expected {_PREFIX}{key}=VALUE, got {arg!r}")
-            overrides[key] = value
+        if arg.startswith(_SETTINGS):
+            path = files.expanded(arg[len(_SETTINGS) :])
+            try:
+                lines = path.read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                _stop(f"expected a file of settings at {path}: {error}")
+            for number, line in enumerate(lines, 1):
+                if line.strip() and not line.startswith("#"):
+                    _put(from_files, line.strip(), f"{path}, line {number}")
+        elif arg.startswith(_PREFIX):
+            _put(overrides, arg[len(_PREFIX) :], "the command line")
         else:
             rest.append(arg)
-    return overrides, rest
+    return from_files | overrides, rest
+
+
+def _put(overrides: dict[str, str], setting: str, where: str) -> None:
+    key, equals, value = setting.removeprefix(_PREFIX).partition("=")
+    if not equals or not key:
+        _stop(f"expected {_PREFIX}KEY=VALUE, in a file KEY=VALUE, got {setting!r} in {where}")
+    overrides[key] = value
 
 
 def _stop(message: str) -> None:

@@ -19,7 +19,7 @@ import absl.logging
 from llm_dynamics.errors import UserError
 from llm_dynamics.hub.inspecting import describe
 from llm_dynamics.hub.packaged import MODELS, extract
-from llm_dynamics.hub.runs import export_run, import_run
+from llm_dynamics.hub.runs import HUB, SETTINGS, export_run, import_run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,8 +83,9 @@ def _inspect(asked: argparse.Namespace) -> list[str]:
 
 def _import(asked: argparse.Namespace) -> list[str]:
     made = import_run(asked.source, asked.run, asked.tokenizer, _names(asked))
-    lines = [f"{made.family} imported into {made.run}", "a run that starts from it is given"]
-    return lines + [f"  {shlex.quote(setting)}" for setting in made.settings()]
+    settings = shlex.quote(f"--settings={made.run / HUB / SETTINGS}")
+    lines = [f"{made.family} imported into {made.run}", f"a run that starts from it: {settings}"]
+    return lines + [f"  {setting}" for setting in made.settings()]
 
 
 def _fetch(asked: argparse.Namespace) -> list[str]:

@@ -31,7 +31,8 @@ from llm_dynamics.train.run_folder import RunFolder, versions
 from llm_dynamics.train.start import COMPUTATION
 
 _CHUNK = 64_000_000  # bytes of a parameter that are written together
-HUB = "hub"  # below the run folder: config.json and the tokenizer as they came
+HUB = "hub"  # below the run folder: config.json and the tokenizer as they came, and
+SETTINGS = "settings"  # what a run that starts from it is told, a line each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Imported:
     tokenizer: str  # what data.tokenizer has to be
 
     def settings(self) -> list[str]:
-        """The --config settings of a run that starts from it, by key."""
+        """What a run that starts from it has to be told, KEY=VALUE."""
         model = {k: v for k, v in specs.to_json(self.config).items() if k not in COMPUTATION}
         model |= {"max_length": self.config.max_length}
         said = {f"model.{key}": value for key, value in specs.flatten(model)}
@@ -55,7 +56,7 @@ class Imported:
             "train.start.continue_schedule": False,
             "train.start.data": "fresh",
         }
-        return [f"--config.{key}={_word(value)}" for key, value in said.items()]
+        return [f"{key}={_word(value)}" for key, value in said.items()]
 
 
 def import_run(
@@ -130,8 +131,10 @@ def _import(
             words.copy(temporary / HUB)
         record = {"spec": specs.to_json(spec), "data": data, "parent": None}
         files.write_json(folder.spec, record | {"versions": versions()})
+        made = Imported(family.name, config, target, name)
+        files.write_text(temporary / HUB / SETTINGS, "\n".join(made.settings()) + "\n")
         _save(folder, params, meta)
-    return Imported(family.name, config, target, name)
+    return made
 
 
 def _save(folder: RunFolder, params: Any, meta: dict[str, Any]) -> None:

@@ -22,6 +22,22 @@ class OverridesTest(parameterized.TestCase):
         self.assertEqual(overrides, {"train.steps": "7", "facts.file": "a=b"})
         self.assertEqual(rest, ["facts", "--preset=smoke"])
 
+    def test_files_of_settings_say_what_the_command_line_does_not(self):
+        path = Path(self.create_tempfile(content="# a model\na.b=1\n\nc=x#<|y|>\n").full_path)
+        asked = ["facts", f"--settings={path}", "--config.a.b=2", "--dry_run"]
+        overrides, rest = cli.split_overrides(asked)
+        self.assertEqual(overrides, {"a.b": "2", "c": "x#<|y|>"})
+        self.assertEqual(rest, ["facts", "--dry_run"])
+        path.write_text("a.b\n")
+        for file, words in (
+            (path, "got 'a.b' in .*, line 1"),
+            (path.parent / "no", "No such file"),
+        ):
+            said = io.StringIO()
+            with redirect_stderr(said), self.assertRaises(SystemExit):
+                cli.split_overrides([f"--settings={file}"])
+            self.assertRegex(said.getvalue(), words)
+
     @parameterized.parameters(
         ({"train.stepz": "7"}, "unknown key 'train.stepz'; did you mean 'steps'"),
         ({"train.steps": "many"}, "'train.steps' expects a whole number, got 'many'"),

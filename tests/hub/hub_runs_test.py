@@ -86,7 +86,9 @@ class RunsTest(parameterized.TestCase):
             train=TrainConfig(steps, validate_every=0, tensorboard=False),
             probe=ProbeConfig(),
         )
-        given = dict(s.removeprefix("--config.").split("=", 1) for s in self.made.settings())
+        lines = (self.made.run / "hub" / "settings").read_text().splitlines()
+        self.assertEqual(lines, self.made.settings())
+        given = dict(line.split("=", 1) for line in lines)
         return override(spec, given | {f"train.start.{k}": v for k, v in begins.items()})
 
     def test_a_run_goes_on_from_it_and_is_written_back(self):
@@ -150,7 +152,9 @@ class RunsTest(parameterized.TestCase):
             main(["import", str(self.source), str(self.root / "second")])
             code = main(["export", str(self.root / "second"), str(self.root / "again")])
         self.assertEqual(code, 0)
-        self.assertIn("--config.model.num_kv_heads=2", said.getvalue())
+        self.assertIn("model.num_kv_heads=2", said.getvalue())
+        settings = self.root.resolve() / "second" / "hub" / "settings"
+        self.assertIn(f"--settings={settings}", said.getvalue())
         for name in ("model.safetensors", "tokenizer.json"):
             self.assertEqual(
                 (self.root / "again" / name).read_bytes(), (self.source / name).read_bytes()
