@@ -52,7 +52,7 @@ def runs(tmp_path_factory):
         flags = text.small_run(root / name, corpus, root / "cache")
         done = subprocess.run(
             [sys.executable, "-m", "experiments.facts", *flags],
-            env=_environment(root, JAX_DISABLE_MOST_OPTIMIZATIONS="false"),
+            env=_environment(root, XLA_FLAGS=""),
             cwd=_ROOT,
             capture_output=True,
             text=True,

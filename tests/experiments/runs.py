@@ -13,13 +13,16 @@ import orbax.checkpoint as ocp
 from llm_dynamics.train.metrics import WALL_CLOCK
 
 HERE = Path(__file__).parent
+USERS = {
+    "JAX_NUM_CPU_DEVICES": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "false", "XLA_FLAGS": "",
+}  # fmt: skip
 
 
 def run(point: str, flags: list[str], **environment: str) -> subprocess.CompletedProcess:
-    """Runs the study on one device, killed at `point` (see crash.py)."""
+    """Runs the study on one device, compiled as a user's, killed at `point` (see crash.py)."""
     return subprocess.run(
         [sys.executable, str(HERE / "crash.py"), point, *flags],
-        env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"} | environment,
+        env=os.environ | USERS | environment,
         cwd=HERE.parents[1],
         capture_output=True,
         text=True,
