@@ -11,6 +11,9 @@ import pytest
 import text
 from runs import HERE, final_state, metrics, tree_bytes
 
+from experiments import cli, facts_presets
+from llm_dynamics.train.run_folder import RunFolder
+
 
 def start_pair(points: tuple[str, str], flags: list[str]) -> list[subprocess.Popen]:
     """Two processes of two devices each, their output and errors in one pipe."""
@@ -82,10 +85,15 @@ def test_two_processes_train_save_and_resume(uninterrupted, tmp_path):
     )
 
 
-def test_a_refusal_by_process_0_ends_both_with_one_line_and_status_2(uninterrupted):
-    folder = uninterrupted / "run"
+def test_a_refusal_by_process_0_ends_both_with_one_line_and_status_2(tmp_path):
+    corpus, folder = text.write_corpus(tmp_path / "corpus.jsonl", 80), tmp_path / "run"
+    flags = text.small_run(folder, corpus, tmp_path / "cache")
+    settings = (flag.removeprefix("--config.") for flag in flags if "--config." in flag)
+    changes = dict(setting.split("=", 1) for setting in settings)
+    owner = RunFolder(folder)
+    owner.claim(cli.resolve(facts_presets.smoke(), "", changes), {"fingerprint": ""})
+    owner._lock.close()
     before = (folder / "spec.json").read_bytes()
-    flags = text.small_run(folder, uninterrupted / "corpus.jsonl", uninterrupted / "cache")
     started = start_pair(("none", "none"), [*flags, "--config.seed=5"])
     try:
         first, second = (p.communicate(timeout=120)[0] for p in started)
