@@ -14,7 +14,7 @@ from llm_dynamics.data.cache import cache_folder
 from llm_dynamics.data.tokenizers import Tokenizer, check_vocabulary, load_tokenizer
 from llm_dynamics.errors import UserError
 from llm_dynamics.files import expanded
-from llm_dynamics.hub import cached
+from llm_dynamics.hub import revisions
 from llm_dynamics.hub.families import Family, read_config
 from llm_dynamics.hub.folder import CONFIG
 from llm_dynamics.hub.reading import Source, check, open_source, read_params
@@ -101,7 +101,7 @@ def open_members(
             folder = path.absolute()
             name, above = folder.name.removesuffix(".gguf"), folder.parent.name
             found.append(_hub(folder, name, above, tokenizer, ignore))
-        elif named := cached.parted(word):
+        elif named := revisions.parted(word):
             found.append(_revision(*named, tokenizer, ignore))
         else:
             raise UserError(f"expected {_KINDS}, got {word}; check the path")
@@ -179,9 +179,9 @@ def _all(given: Sequence[str | Path]) -> list[str]:
             continue
         paths = sorted(glob.glob(str(expanded(word))), key=_natural)
         matches = [p for p in paths if Path(p).is_dir() or p.endswith(".gguf")]
-        if not matches and (named := cached.parted(word)):
+        if not matches and (named := revisions.parted(word)):
             repo, pattern = named
-            names = sorted(cached.revisions(repo, pattern), key=_natural)
+            names = sorted(revisions.matching(repo, pattern), key=_natural)
             matches = [f"{repo}@{name}" for name in names]
         if not matches:
             raise UserError(f"the pattern {word} matches no folder; expected {_KINDS}")
@@ -206,7 +206,7 @@ def _hub(
 
 
 def _revision(repo: str, revision: str, tokenizer: str, ignore: Iterable[str]) -> Member:
-    folder = cached.snapshot(repo, revision)
+    folder = revisions.snapshot(repo, revision)
     try:
         model = repo.rpartition("/")[2]
         name = f"{model}-{revision.replace('/', '-')}"
@@ -214,7 +214,7 @@ def _revision(repo: str, revision: str, tokenizer: str, ignore: Iterable[str]) -
     except UserError as error:
         raise UserError(
             f"{repo}@{revision}: {error} (if it was not fetched whole: "
-            f"`{cached.fetching(repo, revision)}`)"
+            f"`{revisions.fetching(repo, revision)}`)"
         ) from None
 
 

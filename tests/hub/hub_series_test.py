@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from llm_dynamics import files
 from llm_dynamics.errors import UserError
-from llm_dynamics.hub import cached as cache_lib
+from llm_dynamics.hub import revisions
 from llm_dynamics.hub.runs import import_run
 from llm_dynamics.hub.series import open_members, open_series, refuse_same
 from tests.hub import checkpoint_folders as made_of
@@ -125,8 +125,8 @@ def test_a_step_is_read_off_a_name(made, tmp_path, name, run, step, tokens):
 
 
 def test_a_revision_is_found_or_how_to_fetch_it_said(made, home, monkeypatch, tmp_path):
-    commit = cache_lib.snapshot(REPO, "step4").name
-    assert cache_lib.snapshot(REPO, commit).name == commit
+    commit = revisions.snapshot(REPO, "step4").name
+    assert revisions.snapshot(REPO, commit).name == commit
     (member,) = open_members([f"{REPO}@{commit}"])
     assert (member.run, member.is_placed) == (f"tiny-{commit}", False)
     monkeypatch.setenv("HF_HUB_CACHE", str(made[2] / "hub"))
@@ -147,7 +147,7 @@ def test_a_revision_is_found_or_how_to_fetch_it_said(made, home, monkeypatch, tm
 def test_links_of_a_cache_stay_within_their_model(made, monkeypatch, tmp_path):
     shutil.copytree(made[2], tmp_path / "home", symlinks=True)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
-    folder = cache_lib.snapshot(REPO, "step4")
+    folder = revisions.snapshot(REPO, "step4")
     outside = tmp_path / "home" / "hub" / "models--other" / "blobs" / "b"
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         link = folder / name

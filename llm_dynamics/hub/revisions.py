@@ -39,7 +39,7 @@ def fetching(repo: str, revision: str) -> str:
     return f"hf download {repo} --revision {revision}"
 
 
-def revisions(repo: str, pattern: str) -> list[str]:
+def matching(repo: str, pattern: str) -> list[str]:
     """Names of the revisions in the cache that match a pattern, sorted."""
     refs = _model(repo) / "refs"
     names = [str(p.relative_to(refs)) for p in refs.rglob("*") if p.is_file()]
