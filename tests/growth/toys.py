@@ -3,9 +3,9 @@
 import dataclasses
 import functools
 
-import flax.linen as nn
 import jax
 import numpy as np
+from flax import traverse_util
 
 from llm_dynamics.growth import apply, axes, presets, traits
 from llm_dynamics.model.config import ModelConfig
@@ -73,15 +73,14 @@ def graph(config):
 
 @functools.lru_cache
 def params(config, seed=0):
-    """Parameters in which nothing is at its neutral value, float32."""
-    fresh = nn.unbox(jax.jit(Decoder(config).new_params)(jax.random.key(seed)))
-    rng = np.random.default_rng(seed)
-
-    def stir(keys, leaf):
-        spread = 0.3 if keys[-1].key in ("scale", "bias") else 0.05
-        return np.asarray(leaf) + spread * rng.standard_normal(leaf.shape).astype(np.float32)
-
-    return jax.tree_util.tree_map_with_path(stir, fresh)
+    """Parameters in which nothing is at its neutral value, float32; numpy compiles nothing."""
+    rng, found = np.random.default_rng(seed), {}
+    for path, param in graph(config).params.items():
+        neutral = 1.0 if param.kind == "gain" else 0.0
+        spread = np.hypot(param.std, 0.05) if param.kind == "weight" else 0.3
+        drawn = neutral + spread * rng.standard_normal(param.shape)
+        found[path] = drawn.astype(np.float32)
+    return traverse_util.unflatten_dict(found, sep="/")
 
 
 def pair(small, large, seed=0):
