@@ -230,6 +230,7 @@ def test_a_tiny_study_ends_with_a_report(tmp_path):
         f"--config.base.data.cache_dir={tmp_path / 'cache'}",
         "--config.base.data.tokenizer=bpe:384",
         "--config.base.model.vocab_size=384",
+        "--config.base.model.num_layers=1",
         "--config.base.data.validation_fraction=0.2",
         "--config.base.train.steps=32",
         "--config.steps=6",
