@@ -58,17 +58,17 @@ def _params(config):
     return jax.tree_util.tree_map_with_path(drawn, shapes)
 
 
-def _output(config, params):
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(config, params):
     model = build_model(config)
+    if isinstance(config, ViTConfig):
+        return model.apply({"params": params}, IMAGES)
+    hidden = model.apply({"params": params}, TOKENS)
+    return model.apply({"params": params}, hidden, method="unembed")
 
-    @jax.jit
-    def logits(params):
-        if isinstance(config, ViTConfig):
-            return model.apply({"params": params}, IMAGES)
-        hidden = model.apply({"params": params}, TOKENS)
-        return model.apply({"params": params}, hidden, method="unembed")
 
-    return np.asarray(logits(params))
+def _output(config, params):
+    return np.asarray(_logits(config, params))
 
 
 def _grow(width, depth, small, changes):

@@ -1,5 +1,6 @@
 """Side branches: the trunk stays as it was, bit for bit, and the branch says where it came from."""
 
+import functools
 import json
 import random
 import shutil
@@ -72,10 +73,17 @@ def _files(folder):
     return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
 
 
+@functools.lru_cache
+def _settings(path):
+    """Of a run in a folder: its spec, and what its state looks like."""
+    spec = from_json(RunSpec, read_spec(path / "spec.json")["spec"])
+    return spec.train, parts_lib.build(spec, RunFolder(path)).abstract
+
+
 def _state(folder, step):
-    spec = from_json(RunSpec, read_spec(folder.spec)["spec"])
-    checkpoints = Checkpoints(folder.checkpoints, spec.train.checkpoint, spec.train.steps)
-    state = checkpoints.restore(step, parts_lib.build(spec, folder).abstract)
+    settings, abstract = _settings(folder.path)
+    checkpoints = Checkpoints(folder.checkpoints, settings.checkpoint, settings.steps)
+    state = checkpoints.restore(step, abstract)
     checkpoints.close()
     return [(x.dtype, np.asarray(x).tobytes()) for x in jax.tree.leaves(jax.device_get(state))]
 
