@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import text
 import xarray as xr
+from runs import USERS
 
 from experiments import claims
 from llm_dynamics import spec as specs
@@ -144,13 +145,14 @@ def test_a_pair_of_runs_ends_with_results_and_a_report(tmp_path):
         f"--config.base.data.cache_dir={tmp_path / 'cache'}",
         "--config.base.data.tokenizer=bpe:384",
         "--config.base.model.vocab_size=384",
+        "--config.base.model.num_layers=1",
         "--config.base.data.validation_fraction=0",
         "--config.base.data.length=320",
         "--config.base.data.batch_size=8",
     ]
     done = subprocess.run(
         [sys.executable, "-m", "experiments.claims", *flags],
-        env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},
+        env=os.environ | USERS,  # it steps for long enough that compiling well pays
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
