@@ -212,7 +212,8 @@ def test_a_tiny_study_end_to_end(tmp_path):
         "--config.base.train.steps=24", "--config.steps=8", "--config.facts.start=4",
         "--config.facts.interval=3", "--config.facts.encounters=4", "--config.facts.window=3",
         "--config.operators=zero_pad+identity,ligo-shared", "--config.learn.steps=3",
-        "--config.pairs=both:width=48/num_layers=3/num_heads=6/mlp_width=192",
+        "--config.base.model.num_layers=1",
+        "--config.pairs=both:width=48/num_layers=2/num_heads=6/mlp_width=192",
     ]  # fmt: skip
     done = subprocess.run(
         command, env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"}, cwd=Path(__file__).parents[2],

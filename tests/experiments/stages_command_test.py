@@ -226,6 +226,7 @@ def _small(root, old):
         "base.data.length": "64",
         "base.data.validation_fraction": "0.2",
         "base.model.vocab_size": "384",
+        "base.model.num_layers": "1",
         "base.train.validate_every": "4",
     }
 
