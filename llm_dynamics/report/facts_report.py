@@ -206,7 +206,7 @@ def _what_was_run(run: Run, study: FactsStudy) -> Section:
         ("versions", ", ".join(f"{k} {v}" for k, v in run.versions.items()) or None),
     ]
     blocks: list[Any] = [
-        Text(facts_words.WHAT_WAS_RUN),
+        Text(facts_words.what_was_run(run.spec.get("train", {}).get("start", {}))),
         run_section.settings_table("The run in short", rows),
         run_section.sources_table(data.get("sources", ()), data.get("length")),
         facts_tables.doses(study, data.get("doses", {})),

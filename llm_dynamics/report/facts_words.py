@@ -1,6 +1,7 @@
 """The sentences of a facts page: what may be said of a number, and what every word means."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from llm_dynamics.facts.curves import Gain
@@ -11,11 +12,6 @@ QUESTION = (
     "that is the fact and not its form, and how fast is it forgotten?"
 )
 NO_GAINS = "results.json holds no gain of any arm, so there is no headline."
-WHAT_WAS_RUN = (
-    "One model was trained from random parameters on real text; at the updates listed below, the "
-    "passages of some facts stood in front of ordinary rows of the batch. Everything else in a "
-    "batch is as it would have been without them."
-)
 TRAJECTORIES = (
     "Before every update the model was asked for each fact: how probable does it find the right "
     "answer after the question's words? All facts drift together as the model learns the language "
@@ -193,4 +189,17 @@ def definitions(window: int) -> tuple[tuple[str, str], ...]:
             "chance.",
         ),
         ("Not shown", "The interval covers zero. It does not say that there is no effect."),
+    )
+
+
+def what_was_run(start: Mapping[str, Any]) -> str:
+    """What was done, in general; `start` is the run's `train.start`."""
+    beginning = "random parameters"
+    if start.get("run"):
+        step = "the last step" if start.get("step", -1) == -1 else f"step {start['step']}"
+        beginning = f"{step} of the run `{Path(start['run']).name}`"
+    return (
+        f"One model was trained from {beginning} on real text; at the updates listed below, the "
+        "passages of some facts stood in front of ordinary rows of the batch. Everything else in a "
+        "batch is as it would have been without them."
     )

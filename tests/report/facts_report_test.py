@@ -84,6 +84,14 @@ class FactsReportTest(parameterized.TestCase):
             ],
         )
 
+    def test_where_the_model_began_is_said(self):
+        self.assertIn("trained from random parameters", self.page)
+        record = json.loads((self.run_dir / "spec.json").read_text())
+        record["spec"].setdefault("train", {})["start"] = {"run": "/a/runs/mine", "step": 7}
+        page = self.composed(spec__json=json.dumps(record))
+        self.assertIn("trained from step 7 of the run <code>mine</code>", page)
+        self.assertNotIn("random parameters", page)
+
     def test_every_number_of_the_results_is_on_the_page_exactly(self):
         rows = re.findall(r"<tr>(.*?)</tr>", self.page)
         by_name = {}
