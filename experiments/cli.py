@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import absl.logging
 import jax
@@ -23,7 +23,7 @@ from llm_dynamics.data.cache import cache_folder
 from llm_dynamics.errors import UserError, disk_full
 from llm_dynamics.model import presets
 
-_PREFIX, _SETTINGS = "--config.", "--settings="
+_PREFIX, _SETTINGS = "--config.", ("--settings", "-settings")
 _KEPT_SECONDS = 0.2  # of compilation, above which the result is kept
 _JOIN_SECONDS = 120  # that a process waits for the others
 
@@ -247,15 +247,12 @@ def split_overrides(argv: list[str]) -> tuple[dict[str, str], list[str]]:
     A file holds KEY=VALUE, a line each; what the command line says itself goes before it.
     """
     from_files: dict[str, str] = {}
-    overrides, rest = {}, []
-    for arg in argv:
-        if arg.startswith(_SETTINGS):
-            path = files.expanded(arg[len(_SETTINGS) :])
-            try:
-                lines = path.read_text(encoding="utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                _stop(f"expected a file of settings at {path}: {error}")
-            for number, line in enumerate(lines, 1):
+    overrides, rest, args = {}, [], iter(argv)
+    for arg in args:
+        name, equals, value = arg.partition("=")
+        if name in _SETTINGS:
+            path = value if equals else next(args, "")
+            for number, line in enumerate(_lines(path), 1):
                 if line.strip() and not line.startswith("#"):
                     _put(from_files, line.strip(), f"{path}, line {number}")
         elif arg.startswith(_PREFIX):
@@ -265,6 +262,13 @@ def split_overrides(argv: list[str]) -> tuple[dict[str, str], list[str]]:
     return from_files | overrides, rest
 
 
+def _lines(path: str) -> list[str]:
+    try:
+        return files.expanded(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError, UserError) as error:
+        _stop(f"expected a file of settings at {path!r}: {error}")
+
+
 def _put(overrides: dict[str, str], setting: str, where: str) -> None:
     key, equals, value = setting.removeprefix(_PREFIX).partition("=")
     if not equals or not key:
@@ -272,6 +276,6 @@ def _put(overrides: dict[str, str], setting: str, where: str) -> None:
     overrides[key] = value
 
 
-def _stop(message: str) -> None:
+def _stop(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)

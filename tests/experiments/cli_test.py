@@ -28,6 +28,8 @@ class OverridesTest(parameterized.TestCase):
         overrides, rest = cli.split_overrides(asked)
         self.assertEqual(overrides, {"a.b": "2", "c": "x#<|y|>"})
         self.assertEqual(rest, ["facts", "--dry_run"])
+        overrides, rest = cli.split_overrides(["--settings", str(path), "--dry_run"])
+        self.assertEqual((overrides["a.b"], rest), ("1", ["--dry_run"]))
         path.write_text("a.b\n")
         for file, words in (
             (path, "got 'a.b' in .*, line 1"),
