@@ -6,7 +6,8 @@
 
 A file holds one prompt a line. Checkpoints are those of `launch/local series` (docs/series.md): run
 folders, folders of the hub as they lie, .gguf files, revisions. Texts are printed, and kept in
-samples.jsonl beside report.html. A draw depends on the seed, the prompt and its number alone.
+samples.jsonl beside report.html. A draw depends on the seed, the prompt and its number alone. No
+token is put before a prompt.
 """
 
 import dataclasses
@@ -58,6 +59,10 @@ class Asked:
                 f"expected prompts of at least one word, got {len(self.prompts)} and one of them "
                 "empty; give --prompt=TEXT or --prompts=FILE with one a line"
             )
+        if len(set(self.prompts)) < len(self.prompts):
+            raise UserError(
+                "expected every prompt once, got one twice; --draws asks for more texts"
+            )
         if self.draws < 1:
             raise UserError(f"expected --draws of at least 1, got {self.draws}")
         if self.draws > 1 and not self.sampling.temperature:
@@ -103,6 +108,11 @@ def _opened(asked: Asked) -> list[Member]:
     for member in members:
         member.check()
         most = member.config.max_length - asked.sampling.max_new
+        if most < 1:
+            raise UserError(
+                f"{member.of.run}: expected --max_new below the model's max_length "
+                f"{member.config.max_length}, got {asked.sampling.max_new}"
+            )
         for prompt in asked.prompts:
             if not 0 < (length := len(member.tokenizer.encode(prompt))) <= most:
                 raise UserError(

@@ -66,6 +66,7 @@ def test_what_cannot_be_continued_is_refused(made, tmp_path):
     for wrong, words in (
         ({"prompts": ()}, "at least one word"),
         ({"draws": 0}, "at least 1"),
+        ({"prompts": ("a b", "a b")}, "every prompt once"),
         ({"draws": 2}, "give --temperature"),
     ):
         with pytest.raises(UserError, match=words):
@@ -75,4 +76,6 @@ def test_what_cannot_be_continued_is_refused(made, tmp_path):
     long = sample.Asked((folder,), ("the lamp " * 40,), Sampling(0, max_new=30))
     with pytest.raises(UserError, match="1 to 34 tokens"):
         sample.run(long, tmp_path / "out", "")
+    with pytest.raises(UserError, match="--max_new below the model's max_length 64, got 64"):
+        sample.run(sample.Asked((folder,), PROMPTS, Sampling(0, max_new=64)), tmp_path / "out", "")
     assert not (tmp_path / "out").exists()
