@@ -21,12 +21,12 @@ from llm_dynamics.probe.scoring import make_scorer
 from llm_dynamics.train.series import Checkpoint
 
 _log = logging.getLogger(__name__)
-_ACTIVATIONS = 2**26  # of the widest layer that exist at once, 256 MiB in float32
+_ACTIVATIONS = 2**26  # of the widest part that exist at once, 256 MiB in float32
 _SHOWN = 5  # probes quoted in one message
 
 
 class Asker:
-    """Asks checkpoints a set of probes; a program is compiled once for every model of one shape."""
+    """Asks checkpoints a set of probes; its programs are compiled once for models of one shape."""
 
     def __init__(self, probes: Sequence[Probe]):
         self._probes = probes
@@ -99,9 +99,11 @@ def scorers(
 ) -> list[Callable[[Any], jax.Array]]:
     """Programs that score all probes, each a part of them: parameters to values p x M, in order."""
     decoder = build_model(config)
+    longest = max(len(probe.ids) for probe in encoded)
+    widest = max(config.mlp_width, config.num_heads * longest)  # of attention: a row of its scores
     return [
         make_scorer(decoder, packing.pack(block, packing.best_length(block, config.max_length)))
-        for block in blocks(encoded, _ACTIVATIONS // config.mlp_width)
+        for block in blocks(encoded, max(_ACTIVATIONS // widest, longest))
     ]
 
 
