@@ -77,6 +77,10 @@ class PackTest(parameterized.TestCase):
         np.testing.assert_array_equal(seen, segments > 0)
         np.testing.assert_array_equal(tokens[~seen], 49)
         np.testing.assert_array_equal(positions[~seen], 0)
+        for row, pad_L in enumerate(~seen.reshape(rows, length)):
+            read_LxL = reads(packed, row)
+            np.testing.assert_array_equal(read_LxL[pad_L], np.eye(length, dtype=bool)[pad_L])
+            self.assertFalse(read_LxL[np.ix_(~pad_L, pad_L)].any())
         self.assertAlmostEqual(fill(packed), seen.mean())
         self.assertEqual(packed.mask_PxW.shape[1], max(e.num_target for e in encoded))
         return packed
