@@ -72,5 +72,7 @@ def extract(name: str, folder: str | Path, cache_dir: Path | None = None) -> Pat
         ):
             shutil.copyfileobj(packed, file)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; name another folder") from error
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; free some space or name another folder"
+        ) from error
     return path
