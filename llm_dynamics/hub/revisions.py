@@ -42,7 +42,8 @@ def fetching(repo: str, revision: str) -> str:
 def matching(repo: str, pattern: str) -> list[str]:
     """Names of the revisions in the cache that match a pattern, sorted."""
     refs = _model(repo) / "refs"
-    names = [str(p.relative_to(refs)) for p in refs.rglob("*") if p.is_file()]
+    found = refs.rglob("*") if os.path.isdir(refs) else ()
+    names = [str(p.relative_to(refs)) for p in found if p.is_file()]
     return sorted(fnmatch.filter(names, pattern))
 
 
@@ -58,7 +59,7 @@ def snapshot(repo: str, revision: str) -> Path:
     except (OSError, UnicodeDecodeError):
         commit = revision
     found = model / "snapshots" / commit
-    if not _COMMIT.fullmatch(commit) or not found.is_dir():
+    if not _COMMIT.fullmatch(commit) or not os.path.isdir(found):
         raise UserError(
             f"expected the revision {revision} of {repo} in the cache {cache()}, found none; "
             f"nothing is downloaded here: fetch it by `{fetching(repo, revision)}`"

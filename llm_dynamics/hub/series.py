@@ -20,7 +20,7 @@ from llm_dynamics.hub.folder import CONFIG
 from llm_dynamics.hub.reading import Source, check, open_source, read_params
 from llm_dynamics.hub.tokenizer_files import found_words
 from llm_dynamics.model.config import ModelConfig
-from llm_dynamics.train.finished import finished_run
+from llm_dynamics.train.finished import FinishedRun, finished_run
 from llm_dynamics.train.run_folder import read_spec
 from llm_dynamics.train.series import Member, checkpoints, refuse_twice
 
@@ -30,7 +30,7 @@ _STEP = re.compile(
     r"(?P<step>\d{1,15})(?:-tokens(?P<billions>\d{1,6})B)?",
     re.IGNORECASE,
 )
-_COMPUTED = ("attention", "remat", "scan_unroll", "loss_chunk", "max_length")
+_COMPUTED = ("attention", "remat", "scan_unroll", "loss_chunk")
 _KINDS = (
     "a run folder, a folder with config.json and safetensors, a .gguf file, a pattern of these in "
     "quotes, or REPO@REVISION of the hub's cache"
@@ -84,20 +84,20 @@ def open_members(
     """
     if not given:
         raise UserError(f"expected at least one checkpoint, got none; name {_KINDS}")
+    refuse_twice((), steps)
     found: list[Member] = []
     runs, shared = [], {}
     for word in _all(given):
         path = expanded(word)
-        if (path / "spec.json").exists():
+        if os.path.exists(path / "spec.json"):
             run = finished_run(path, tokenizer)
             runs.append(run.name)
-            own = checkpoints([run], steps)
-            found += _imported(path, own) or [Member(c, c.run, c.step, c.tokens) for c in own]
-        elif path.is_dir() and not os.path.lexists(path / CONFIG):
+            found += _imported(path, run) or _own(run, steps)
+        elif os.path.isdir(path) and not os.path.lexists(path / CONFIG):
             raise UserError(
                 f"expected {_KINDS}, got {word}, a folder with neither spec.json nor {CONFIG}"
             )
-        elif path.is_dir() or word.endswith(".gguf"):
+        elif os.path.isdir(path) or word.endswith(".gguf"):
             folder = path.absolute()
             name, above = folder.name.removesuffix(".gguf"), folder.parent.name
             found.append(_hub(folder, name, above, tokenizer, ignore))
@@ -105,7 +105,7 @@ def open_members(
             found.append(_revision(*named, tokenizer, ignore))
         else:
             raise UserError(f"expected {_KINDS}, got {word}; check the path")
-    refuse_twice(runs, steps)
+    refuse_twice(runs, ())
     found = _at_steps(found, steps)
     return [_sharing(member, shared) for member in found]
 
@@ -123,7 +123,7 @@ def open_series(
     Args:
       given: see `open_members`.
       at: the step of each, where names do not say it or say it wrongly; none = as they say.
-      steps: that are wanted; none = all.
+      steps: that are wanted, as `at` counts them where it is given; none = all.
       tokenizer: see `open_members`.
       tokens_per_step: of those whose tokens no run folder says; 0 = not known.
       ignore: see `open_members`.
@@ -132,9 +132,9 @@ def open_series(
       UserError: see `open_members`; a step that is not known, twice there or not there, or members
         of other models or tokenizers.
     """
-    found = _at_steps(open_members(given, (), tokenizer, ignore), steps)
-    if at:
-        found = _at(found, at)
+    refuse_twice((), steps)
+    found = open_members(given, (), tokenizer, ignore)
+    found = _at_steps(_at(found, at) if at else found, steps)
     if unknown := [m for m in found if not m.is_placed]:
         raise UserError(
             f"expected the step at the end of the name of {unknown[0].run} (step1000, "
@@ -174,6 +174,7 @@ def _all(given: Sequence[str | Path]) -> list[str]:
     """The list with its patterns written out."""
     found = []
     for word in map(str, given):
+        _refuse_long(word)
         if not glob.has_magic(word) or expanded(word).exists():
             found.append(word)
             continue
@@ -187,6 +188,15 @@ def _all(given: Sequence[str | Path]) -> list[str]:
             raise UserError(f"the pattern {word} matches no folder; expected {_KINDS}")
         found += matches
     return found
+
+
+def _refuse_long(word: str) -> None:
+    try:
+        expanded(word).exists()
+    except OSError as error:
+        raise UserError(
+            f"expected {_KINDS}, got {word[:40]}... of {len(word)} characters: {error.strerror}"
+        ) from None
 
 
 def _hub(
@@ -218,12 +228,16 @@ def _revision(repo: str, revision: str, tokenizer: str, ignore: Iterable[str]) -
         ) from None
 
 
-def _imported(path: Path, own: Sequence) -> list[Member]:
+def _own(run: FinishedRun, steps: Sequence[int]) -> list[Member]:
+    return [Member(c, c.run, c.step, c.tokens) for c in checkpoints([run], steps)]
+
+
+def _imported(path: Path, run: FinishedRun) -> list[Member]:
     """An imported run, whose record says step 0 whatever was read; [] = it is none."""
-    if len(own) != 1 or "imported" not in read_spec(path / "spec.json")["data"]:
+    if len(run.steps) != 1 or "imported" not in read_spec(path / "spec.json")["data"]:
         return []
     folder = path.absolute()
-    return [_placed(own[0], folder.name, folder.parent.name)]
+    return [_placed(checkpoints([run])[0], folder.name, folder.parent.name)]
 
 
 def _placed(checkpoint: Any, name: str, above: str) -> Member:
@@ -240,9 +254,10 @@ def _placed(checkpoint: Any, name: str, above: str) -> Member:
 def _at_steps(found: Sequence[Member], steps: Sequence[int]) -> list[Member]:
     """Those of some steps, and those whose step nothing says."""
     known = {member.step for member in found if member.is_placed}
-    if known and (lost := [step for step in steps if step not in known]):
+    if lost := [step for step in steps if step not in known]:
+        there = f"there are {', '.join(map(str, sorted(known)))}"
         raise UserError(
-            f"no checkpoint of step {lost[0]}; there are {', '.join(map(str, sorted(known)))}"
+            f"no checkpoint of step {lost[0]}; {there if known else 'no name says its step'}"
         )
     return [m for m in found if not steps or not m.is_placed or m.step in steps]
 
@@ -286,15 +301,18 @@ def _refuse_another(first: Member, other: Member) -> None:
             f"{names}: {one.vocab_size} -> {two.vocab_size} ids, end of document {one.eos_id} -> "
             f"{two.eos_id}, {one.fingerprint} -> {two.fingerprint}; give one for all by --tokenizer"
         )
-    models = [
-        {k: v for k, v in specs.to_json(m.config).items() if k not in _COMPUTED}
-        for m in (first, other)
-    ]
-    if changes := specs.difference(*({"model": model} for model in models)):
+    models = [{"model": _architecture(member.config)} for member in (first, other)]
+    if changes := specs.difference(*models):
         raise UserError(
             f"expected one model for a whole series, as its changes are to be those of training; "
             f"{names}: {'; '.join(changes)}; ask the others in a series of their own"
         )
+
+
+def _architecture(config: ModelConfig) -> dict[str, Any]:
+    """What is the same at every moment of a training."""
+    free = (*_COMPUTED, "max_length") if config.position == "rotary" else _COMPUTED
+    return {k: v for k, v in specs.to_json(config).items() if k not in free}
 
 
 def _written(path: str) -> str:

@@ -14,7 +14,7 @@ from llm_dynamics import files
 from llm_dynamics.errors import UserError
 from llm_dynamics.hub import revisions
 from llm_dynamics.hub.runs import import_run
-from llm_dynamics.hub.series import open_members, open_series, refuse_same
+from llm_dynamics.hub.series import _refuse_another, open_members, open_series, refuse_same
 from tests.hub import checkpoint_folders as made_of
 from tests.hub.checkpoint_folders import MODEL, REPO, STEPS
 
@@ -71,7 +71,7 @@ def test_the_same_checkpoints_of_every_kind(made, home):
     assert again == [lists["revisions"][1].identity]
 
 
-def test_steps_are_chosen_and_given(made):
+def test_steps_are_chosen_and_given(made, tmp_path):
     run, folders, _ = made
     assert [m.step for m in open_series([run], steps=(9, 0))] == [0, 9]
     assert [m.step for m in open_members([f"{folders}/step*"], steps=(4,))] == [4]
@@ -83,7 +83,14 @@ def test_steps_are_chosen_and_given(made):
     ]  # fmt: skip
     mixed = open_series([run, folders / "step4"], at=(1, 2, 3, 4))
     assert [m.step for m in mixed] == [1, 2, 3, 4] and bits(mixed[1]) == bits(mixed[3])
+    # Steps are those that --at says, not those of the names.
+    three = [shutil.copytree(folders / "step4", tmp_path / n) for n in ("alpha", "beta", "gamma")]
+    (only,) = open_series(three, at=(1000, 2000, 4000), steps=(2000,))
+    assert (only.step, Path(only.of.run).name) == (2000, "beta")
+    (only,) = open_series([folders / "step4", folders / "step9"], at=(100, 200), steps=(200,))
+    assert (only.step, Path(only.of.run).name) == (200, "step9")
     for given, how, message in (
+        (both, {"steps": (9, 9)}, "every step once, got 9 twice"),
         (both, {"at": (1,)}, "as many different numbers in --at as checkpoints, got 1 numbers and"),
         (both, {"at": (1, 1)}, "as many different numbers"),
         ([run], {"steps": (3,)}, "no checkpoint of step 3; there are 0, 4, 9$"),
@@ -94,6 +101,42 @@ def test_steps_are_chosen_and_given(made):
             open_series(given, **how)
     with pytest.raises(UserError, match="every checkpoint once"):
         refuse_same(open_members([folders / "step4", folders / "step4"]))
+
+
+def test_an_imported_run_has_the_step_of_its_name(made, tmp_path):
+    run, folders, _ = made
+    named, other = (
+        import_run(folders / "step4", tmp_path / name).run for name in ("step1000", "other")
+    )
+    assert [m.step for m in open_members([named], (1000,))] == [1000]
+    found = open_members([run, named, other], (4,))
+    assert [(m.run, m.step, m.is_placed) for m in found] == [
+        ("run", 4, True), ("other", 0, False),
+    ]  # fmt: skip
+    for given, message in (
+        ([named], "no checkpoint of step 4; there are 1000$"),
+        ([other], "no checkpoint of step 4; no name says its step"),
+    ):
+        with pytest.raises(UserError, match=message):
+            open_members(given, (4,))
+    with pytest.raises(UserError, match="every step once, got 4 twice"):
+        open_members([folders / "step4"], (4, 4))
+
+
+@pytest.mark.parametrize("position", ["rotary", "learned"])
+def test_the_longest_context_is_part_of_learned_positions(made, position):
+    members = open_members([made[1] / "step4", made[1] / "step9"])
+    one, other = (
+        dataclasses.replace(
+            m, of=dataclasses.replace(m.of, config=dataclasses.replace(m.config,
+                position=position, tie_embeddings=True, max_length=length)))
+        for m, length in zip(members, (48, 40), strict=True)
+    )  # fmt: skip
+    if position == "rotary":
+        _refuse_another(one, other)
+        return
+    with pytest.raises(UserError, match=r"expected one model .*max_length: 48 -> 40"):
+        _refuse_another(one, other)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +179,10 @@ def test_a_revision_is_found_or_how_to_fetch_it_said(made, home, monkeypatch, tm
     for word, message in (
         (f"{REPO}@step8", fetch),
         (f"{REPO}@step8*", "matches no folder"),
+        (f"{'o' * 200}/{'n' * 200}@{commit}", "expected the revision"),
+        (f"{'o' * 200}/{'n' * 200}@step*", "matches no folder"),
+        ("n" * 300, r"expected a run folder.* of 300 characters: File name too long"),
+        ("n" * 300 + "*.gguf", r"of 306 characters: File name too long"),
         (f"{REPO}@../refs", "expected a run folder"),
         ("no/where", "expected a run folder"),
         (str(tmp_path / "*"), "matches no folder"),
