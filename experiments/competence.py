@@ -65,7 +65,7 @@ class Asked:
       log: how those are read.
       steps: of every run; none = all checkpoints, or some of a log's.
       at: updates of one series whose checkpoints are the runs, each a folder of one checkpoint (as
-        imported ones are); none = runs are what their folders say.
+        imported ones are), of which `steps` are asked; none = runs are what their folders say.
       tokenizer: in place of the recorded ones.
       fewest: questions of a skill, below which a warning is given.
       settings: of the rows.
@@ -101,9 +101,9 @@ def run(asked: Asked, workdir: Path, command: str) -> Path:
         labelled, points = _from_log(asked)
         _claim(folder, labelled, asked, command)
     else:
-        labelled, scorer, members = _prepared(asked, folder.path)
+        labelled, scorer, members, at = _prepared(asked, folder.path)
         _claim(folder, labelled, asked, command)
-        points = _points(asked, scorer, members)
+        points = _points(scorer, members, at)
     warnings = labelled.rare(asked.fewest)
     for warning in warnings:
         _log.warning("caution: %s", warning)
@@ -125,7 +125,7 @@ def describe(asked: Asked, workdir: Path) -> list[str]:
     if asked.probes is None:
         labelled, points = _from_log(asked)
         return [*_questions(labelled, asked), *(f"{p.name}: in the log" for p in points)]
-    labelled, scorer, members = _prepared(asked, workdir)
+    labelled, scorer, members, _ = _prepared(asked, workdir)
     lines = _questions(labelled, asked)
     for member in members:
         what = "answered before" if scorer.is_kept(member) else "to be asked"
@@ -148,20 +148,35 @@ def _questions(labelled: lib.Labelled, asked: Asked) -> list[str]:
 
 def _prepared(asked: Asked, workdir: Path):
     labelled = lib.read(asked.probes)
-    members = open_members(asked.runs, asked.steps, asked.tokenizer)
-    if not asked.at:
-        refuse_same(members)
-    elif not len(asked.at) == len(set(asked.at)) == len(members) >= len(asked.runs):
-        raise UserError(
-            f"expected as many different numbers in --at as runs, and one checkpoint of each, got "
-            f"{len(asked.at)} numbers, {len(asked.runs)} runs and {len(members)} checkpoints"
-        )
+    members, at = _members(asked)
     scorer = Scorer(labelled, workdir / "scores")
     for member in members:
         scorer.check(member)
         if not scorer.is_kept(member):
             member.check()
-    return labelled, scorer, members
+    return labelled, scorer, members, at
+
+
+def _members(asked: Asked) -> tuple[list[Member], tuple[int, ...]]:
+    """The checkpoints that are asked, and what --at says of them."""
+    if not asked.at:
+        members = open_members(asked.runs, asked.steps, asked.tokenizer)
+        refuse_same(members)
+        return members, ()
+    refuse_twice((), asked.steps)
+    members = open_members(asked.runs, (), asked.tokenizer)
+    if not len(asked.at) == len(set(asked.at)) == len(members) >= len(asked.runs):
+        raise UserError(
+            f"expected as many different numbers in --at as runs, and one checkpoint of each, got "
+            f"{len(asked.at)} numbers, {len(asked.runs)} runs and {len(members)} checkpoints"
+        )
+    if lost := [step for step in asked.steps if step not in asked.at]:
+        raise UserError(
+            f"no checkpoint of step {lost[0]}; --at says {', '.join(map(str, asked.at))}"
+        )
+    steps = asked.steps or asked.at
+    kept = [(m, step) for m, step in zip(members, asked.at, strict=True) if step in steps]
+    return [m for m, _ in kept], tuple(step for _, step in kept)
 
 
 def _claim(folder: RunFolder, labelled: lib.Labelled, asked: Asked, command: str) -> None:
@@ -179,12 +194,12 @@ def _whole(run: str | Path) -> str:
     return str(path) if path.exists() or "@" not in str(run) else str(run)
 
 
-def _points(asked: Asked, scorer: Scorer, members: Sequence[Member]) -> list[Point]:
+def _points(scorer: Scorer, members: Sequence[Member], at: Sequence[int]) -> list[Point]:
     points = [scorer.point(member) for member in members]
-    if asked.at:
+    if at:
         points = [
             dataclasses.replace(point, run=_SERIES, step=step, tokens=0)
-            for point, step in zip(points, asked.at, strict=True)
+            for point, step in zip(points, at, strict=True)
         ]
     return points
 

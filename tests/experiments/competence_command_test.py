@@ -243,6 +243,14 @@ def test_a_series_of_folders(made, undrawn, tmp_path):
     shutil.rmtree(runs[0] / "checkpoints")
     make_run(runs[0], MODEL, name, "", trained, save=(1,))
     assert not scorer.is_kept(checkpoints([finished_run(runs[0])])[0])
+    # Steps are those that --at says.
+    only = dataclasses.replace(asked, steps=(1000,))
+    members, at = competence._members(only)
+    assert ([m.run for m in members], at) == (["p2"], (1000,))
+    for steps, message in (((2,), "no checkpoint of step 2; --at says 4000, 1000"),
+                           ((1000, 1000), "every step once, got 1000 twice")):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            competence.describe(dataclasses.replace(asked, steps=steps), tmp_path)
     for at in ((1000,), (1000, 1000)):
         with pytest.raises(UserError, match="as many different numbers in --at as runs"):
             competence.describe(dataclasses.replace(asked, at=at), tmp_path)
