@@ -25,6 +25,7 @@ from experiments import cli
 from llm_dynamics import files, suites
 from llm_dynamics.data.cache import cache_folder
 from llm_dynamics.errors import UserError
+from llm_dynamics.hub import revisions
 from llm_dynamics.hub.series import open_series
 from llm_dynamics.model import size
 from llm_dynamics.model.config import ModelConfig
@@ -230,7 +231,7 @@ def _whole(checkpoints: Sequence[str]) -> tuple[str, ...]:
     found = []
     for word in checkpoints:
         path = RunFolder(Path(word)).path
-        found.append(word if "@" in word and not path.parent.exists() else str(path))
+        found.append(word if revisions.parted(word) and not path.exists() else str(path))
     return tuple(found)
 
 
