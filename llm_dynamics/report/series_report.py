@@ -149,7 +149,7 @@ def _answer(rows: Mapping[str, Row], study: SeriesStudy, parts: Sequence[str]) -
     row = rows["all/last-best/logprob"]
     fell = {
         "above": "above it", "below": "the end is worse", "not shown": "no fall is shown",
-    }[verdict(row)]  # fmt: skip
+    }[verdict(row)] if row["value"] is not None else row["note"]  # fmt: skip
     said.append(
         f"Log-probability is highest at step {_words(rows['all/best/logprob'])}; the last "
         f"checkpoint less the best: {_words(row)}; {fell}."

@@ -21,6 +21,9 @@ _MOST = 40  # values of a label
 _RESAMPLES = 400
 _NEVER = "no question is ever right"
 _UNSEEN = "what lies between two checkpoints is not seen"
+_FEWEST = 10  # groups that an interval of a share needs to be as long as it says
+_FEW_GROUPS = "few groups: the interval is too short"
+_ONE_GROUP = "one group of questions"
 _CHOSEN = "named by one half of the questions, measured on the other, and the other way round"
 
 
@@ -85,7 +88,7 @@ def mean_row(
     why = ""
     if not half > 0:
         half = math.nan
-        why = "no interval: " + ("all questions agree" if n > 1 else "one group of questions")
+        why = "no interval: " + ("all questions agree" if n > 1 else _ONE_GROUP)
     ends = Interval(*(np.array([x]) for x in (value, value - half, value + half)))
     how = f"{words}; Student's interval over groups"
     return interval_row(name, ends, NATS, n, how, "; ".join(filter(None, (note, why))))
@@ -95,7 +98,13 @@ def _share_row(
     name: str, is_I: np.ndarray, group_I: np.ndarray, words: str, missing: str | None = None
 ) -> Row:
     found, n = resampling.share(is_I, group_I)
-    return interval_row(name, found, SHARE, n, f"{words}; Wilson's interval", "", missing)
+    how = f"{words}; Wilson's interval"
+    return interval_row(name, found, SHARE, n, how, _few(found, n), missing)
+
+
+def _few(found: Interval, n: int) -> str:
+    """What an interval of a share is worth over so many groups."""
+    return _FEW_GROUPS if n < _FEWEST and np.isfinite(found.low[0]) else ""
 
 
 def paired_share(change_I: np.ndarray, group_I: np.ndarray) -> Interval:
@@ -147,36 +156,46 @@ def _changes(
 ) -> list[Row]:
     """First, best and last checkpoint on the same questions."""
     made, first, last = [], int(steps_S[0]), int(steps_S[-1])
-    half_I = np.random.default_rng(0).permutation(int(group_I.max()) + 1)[group_I] % 2
+    groups = int(group_I.max()) + 1
+    half_I = np.random.default_rng(0).permutation(groups)[group_I] % 2
     for key, value_SxI in (("logprob", logprob_SxI), ("right", right_SxI.astype(float))):
         mean_S = value_SxI.mean(axis=1)
         best = math.nan if key == "right" and not mean_S.any() else steps_S[mean_S.argmax()]
         made.append(
-            interval_row(f"{name}/best/{key}", exact(best), UPDATES, int(group_I.max()) + 1,
+            interval_row(f"{name}/best/{key}", exact(best), UPDATES, groups,
                 f"checkpoint of the highest mean of {key}, the first of several such",
                 missing=_NEVER)
         )  # fmt: skip
-        best_I = np.zeros(len(group_I), int)
-        for half in (0, 1):
-            if (half_I != half).any():
-                best_I[half_I == half] = value_SxI[:, half_I != half].mean(axis=1).argmax()
-        best_value_I = np.take_along_axis(value_SxI, best_I[None], axis=0)[0]
-        for pair, change_I, words in (
-            ("last-first", value_SxI[-1] - value_SxI[0],
-             f"step {last} less step {first} on the same questions"),
-            ("last-best", value_SxI[-1] - best_value_I,
-             f"step {last} less the best checkpoint, {_CHOSEN}"),
-        ):  # fmt: skip
-            made.append(_change_row(f"{name}/{pair}/{key}", change_I, group_I, words, key))
+        change_I = value_SxI[-1] - value_SxI[0]
+        words = f"step {last} less step {first} on the same questions"
+        made.append(_change_row(f"{name}/last-first/{key}", change_I, group_I, words, key))
+        change_I = value_SxI[-1] - _best(value_SxI, half_I)
+        words = f"step {last} less the best checkpoint, {_CHOSEN}"
+        made.append(_change_row(f"{name}/last-best/{key}", change_I, group_I, words, key))
     return made
 
 
+def _best(value_SxI: np.ndarray, half_I: np.ndarray) -> np.ndarray:
+    """Values at the checkpoint that the other half of the questions names; NaN if it is empty."""
+    best_I = np.full(len(half_I), math.nan)
+    for half in (0, 1):
+        others = half_I != half
+        if others.any() and not others.all():
+            best = value_SxI[:, others].mean(axis=1).argmax()
+            best_I[~others] = value_SxI[best, ~others]
+    return best_I
+
+
 def _change_row(name: str, change_I: np.ndarray, group_I: np.ndarray, words: str, key: str) -> Row:
+    n = int(group_I.max()) + 1
+    share = f"share right: {words}; Wilson's intervals of gains and losses, combined"
+    if np.isnan(change_I).any():
+        unit, how = (NATS, words) if key == "logprob" else (SHARE, share)
+        return interval_row(name, exact(math.nan), unit, n, how, missing=_ONE_GROUP)
     if key == "logprob":
         return note_not_shown(mean_row(name, change_I, group_I, words))
-    found, n = paired_share(change_I, group_I), int(group_I.max()) + 1
-    how = f"share right: {words}; Wilson's intervals of gains and losses, combined"
-    return note_not_shown(interval_row(name, found, SHARE, n, how))
+    found = paired_share(change_I, group_I)
+    return note_not_shown(interval_row(name, found, SHARE, n, share, _few(found, n)))
 
 
 def _learning(

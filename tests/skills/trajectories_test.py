@@ -84,6 +84,20 @@ def test_what_never_happens_has_no_number_and_says_so():
     assert "all questions agree" in found["all/step=0/logprob"]["note"]
     one = by_name(rows(made(groups=[0] * 6)))
     assert "one group of questions" in one["all/step=0/logprob"]["note"]
+    for key in ("right", "logprob"):
+        row = one[f"all/last-best/{key}"]
+        assert (row["value"], row["low"], row["note"]) == (None, None, "one group of questions")
+    two = by_name(rows(made(groups=[0, 1] * 3)))
+    assert two["all/last-best/right"]["value"] is not None
+
+
+def test_shares_of_few_groups_say_that_they_are_too_short():
+    right = np.repeat(RIGHT, 4, axis=1)
+    few, enough = (by_name(rows(made(right, groups=np.arange(24) % n))) for n in (9, 10))
+    for key in ("step=10/right", "last-first/right", "last-best/right", "ever", "unforgotten"):
+        assert "few groups: the interval is too short" in few[f"all/{key}"]["note"], key
+        assert "few groups" not in enough[f"all/{key}"]["note"], key
+    assert "few groups" not in few["all/last-first/logprob"]["note"]
 
 
 def test_groups_widen_intervals():
