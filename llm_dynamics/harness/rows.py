@@ -43,7 +43,8 @@ def rows(at: str, found: Answered, harness: str, group: str = "") -> list[Row]:
     for (metric, filtered), value in found.values.items():
         values_T = np.array(numbers(found, metric, filtered))
         samples = [s for s in found.samples if s.filter == filtered]
-        name = f"{at}/{found.task}/{key(metric, filtered)}"
+        called = key(metric, filtered)
+        name = f"{at}/{found.task}/{called}"
         words = _definition(found, metric, harness)
         is_mean = len(values_T) > 0 and math.isclose(values_T.mean(), value, abs_tol=1e-9)
         if not is_mean or not np.isin(values_T, (0, 1)).all():
@@ -57,7 +58,7 @@ def rows(at: str, found: Answered, harness: str, group: str = "") -> list[Row]:
         for label, part, chosen_T in _parts(samples, group) if metric == "acc" else ():
             made.append(
                 _share(
-                    f"{at}/{found.task}/{label}={part}/{metric}",
+                    f"{at}/{found.task}/{label}={part}/{called}",
                     values_T[chosen_T],
                     groups_T[chosen_T],
                     f"{words}; questions of {label} {part}",

@@ -49,7 +49,7 @@ _ENDS = ("value", "low", "high")
 
 @dataclass(frozen=True)
 class Point:
-    """A checkpoint: its name in rows, its run, and its step, -1 where that is not known."""
+    """A checkpoint: its name in rows, its run, and its step, 0 where nothing says it."""
 
     name: str
     run: str
@@ -255,10 +255,12 @@ def _parts(study: EvaluateStudy) -> Section:
             if row["name"].startswith(f"{point.name}/"):
                 parts = row["name"].removeprefix(f"{point.name}/").split("/")
                 if len(parts) == 3 and parts[0] in tasks:
-                    found.append((point.name, parts[0], parts[1], row_cell(row), str(row["n"])))
+                    task, part, metric = parts
+                    words = f"{task}, {metric}"
+                    found.append((point.name, words, part, row_cell(row), str(row["n"])))
     if not found:
         return Section("Parts of the questions", ())
-    columns = ("checkpoint", "task", "part", "acc", "n")
+    columns = ("checkpoint", "task, metric", "part", "share", "n")
     table = Table("Parts of the questions", columns, tuple(found), columns[3:], sortable=True)
     return Section("Parts of the questions", (Fold(f"{len(found)} numbers", (table,)),))
 

@@ -1,5 +1,6 @@
 """Rows of made-up answers: shares, their intervals, groups, parts and aggregates."""
 
+import dataclasses
 import json
 import math
 
@@ -66,6 +67,19 @@ def test_filters_are_part_of_the_name():
     mine = Sample({}, "strict", ["x"], 1, {"exact_match": 1.0})
     found = answered([mine], {("exact_match", "strict"): 1.0}, "generate_until")
     assert [r["name"] for r in rows.rows("a", found, "1")] == ["a/mine/exact_match,strict"]
+
+
+def test_parts_under_several_filters_have_names_of_their_own():
+    labels = [{"side": "ew"[n % 2]} for n in range(12)]
+    samples = [sample(n % 2, labels[n]) for n in range(12)]
+    samples += [dataclasses.replace(s, filter="strict", metrics={"acc": 0}) for s in samples]
+    found = answered(samples, {("acc", "none"): 0.5, ("acc", "strict"): 0.0})
+    made = rows.rows("a", found, "1")
+    assert {row["name"]: row["value"] for row in made} == {
+        "a/mine/acc": 0.5, "a/mine/side=e/acc": 0.0, "a/mine/side=w/acc": 1.0,
+        "a/mine/acc,strict": 0.0, "a/mine/side=e/acc,strict": 0.0, "a/mine/side=w/acc,strict": 0.0,
+    }  # fmt: skip
+    assert len(made) == 6
 
 
 def test_answers_survive_a_file():
