@@ -5,11 +5,13 @@ when it is too long are those of `HFLM`, so that a model scores the same here an
 """
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from lm_eval import utils
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
@@ -44,9 +46,10 @@ class CheckpointLM(TemplateLM):
       max_length: tokens that the model reads at once; 0 = its max_length.
       eos_ids: tokens that end a generated text besides the tokenizer's.
       tokens: positions of a batch.
+      name: of the checkpoint, in what is refused.
 
     Raises:
-      UserError: an encoder.
+      UserError: an encoder, or parameters that are not finite.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class CheckpointLM(TemplateLM):
         max_length: int = 0,
         eos_ids: Sequence[int] = (),
         tokens: int = 4096,
+        name: str = "the model",
     ):
         super().__init__()
         if not config.causal:
@@ -66,6 +70,9 @@ class CheckpointLM(TemplateLM):
                 f"expected a max_length of at most the model's {config.max_length}, got "
                 f"{max_length}"
             )
+        if not _are_finite(params):
+            raise _diverged(name, "parameters")
+        self._name = name
         self.words = words
         self.max_length = max_length or config.max_length
         self.eos_ids = frozenset((words.eos_token_id, *eos_ids))
@@ -77,9 +84,11 @@ class CheckpointLM(TemplateLM):
         """A checkpoint of a run folder.
 
         Raises:
-          UserError: no such checkpoint, or no tokenizer.
+          UserError: no such checkpoint, no tokenizer, or see above.
         """
-        return cls(run.config, run.params(step), words_lib.of_run(run, step), **options)
+        words = words_lib.of_run(run, step)
+        options = {"name": f"{run.folder.path}, step {step}"} | options
+        return cls(run.config, run.params(step), words, **options)
 
     @classmethod
     def of_folder(cls, folder: str | Path, **options: Any) -> "CheckpointLM":
@@ -90,7 +99,8 @@ class CheckpointLM(TemplateLM):
         """
         words = words_lib.of_folder(folder)
         config, params = hub.load(folder)
-        return cls(config, params, words, eos_ids=_ends(open_source(folder)), **options)
+        options = {"name": str(folder), "eos_ids": _ends(open_source(folder))} | options
+        return cls(config, params, words, **options)
 
     @classmethod
     def of_checkpoint(cls, of: Checkpoint, tokenizer: str = "", **options: Any) -> "CheckpointLM":
@@ -113,7 +123,8 @@ class CheckpointLM(TemplateLM):
         else:
             with found_words(of.source, tokenizer, of.config.vocab_size) as found:
                 words = words_lib.of_files(of.config, found.spec(found.main), of.tokenizer)
-        return cls(of.config, of.params(), words, eos_ids=_ends(of.source), **options)
+        options = {"name": of.run, "eos_ids": _ends(of.source)} | options
+        return cls(of.config, of.params(), words, **options)
 
     @property
     def eot_token_id(self) -> int:
@@ -181,6 +192,8 @@ class CheckpointLM(TemplateLM):
             )  # fmt: skip
         with jax.default_matmul_precision("highest"):
             found = self._scorer.score(rows)
+        if not all(math.isfinite(value) for value, _ in found):
+            raise _diverged(self._name, "log-likelihoods")
         for (said, *_rest), answer in zip(requests, found, strict=True):
             if said is not None:
                 self.cache_hook.add_partial("loglikelihood", said, answer)
@@ -267,6 +280,17 @@ class CheckpointLM(TemplateLM):
             if not open_rows:
                 break
         return made
+
+
+@jax.jit
+def _are_finite(params: Any) -> jax.Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
+
+
+def _diverged(name: str, what: str) -> UserError:
+    return UserError(
+        f"{name}: expected finite {what}, got others: the model diverged; leave this checkpoint out"
+    )
 
 
 def _ends(source: Source) -> list[int]:

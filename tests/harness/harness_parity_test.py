@@ -6,11 +6,13 @@ exported folder through `HFLM`, the harness's own way with transformers.
 
 import dataclasses
 import logging
+import math
 import shutil
 import tempfile
 from pathlib import Path
 from unittest import mock
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -113,6 +115,16 @@ class AdapterTest(parameterized.TestCase):
         config, params = hub.load(folder)
         with self.assertRaisesRegex(UserError, "at most the model's 32, got 33"):
             CheckpointLM(config, params, lm.words, max_length=33)
+        first = jax.tree.leaves(params)[0]
+        diverged = jax.tree.map(lambda x: x * np.nan if x is first else x, params)
+        with self.assertRaisesRegex(UserError, "^run, step 3: expected finite parameters"):
+            CheckpointLM(config, diverged, lm.words, name="run, step 3")
+        for value in (math.nan, -math.inf):
+            with (
+                mock.patch.object(lm._scorer, "score", return_value=[(-1.0, True), (value, True)]),
+                self.assertRaisesRegex(UserError, "model: expected finite log-likelihoods"),
+            ):
+                lm._loglikelihood_tokens([(None, [1], [2]), (None, [1], [3])])
         (folder / "tokenizer.json").unlink()
         (folder / "tokenizer_config.json").unlink()
         with self.assertRaisesRegex(
