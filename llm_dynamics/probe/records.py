@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ ITEM, CHOICE, RIGHT = "item", "choice", "right"  # labels of a probe that is one
 YES, NO = "yes", "no"  # values of RIGHT
 IN_CELL = {"skills": "+", "choices": "|"}  # what parts a list in a cell of a CSV file
 _OWN = ("context", "target", "choices", "answer", "name")  # fields that are no labels
+_DIGITS = 18  # of the number of a choice
 _SHOWN = 5  # faults quoted in one message
 
 
@@ -58,6 +59,7 @@ def read_probes(path: Path) -> list[Probe]:
       UserError: see `read`; a name or question twice, or labels that cannot name a coordinate.
     """
     names: dict[str, str] = {}
+    final: dict[str, str] = {}
     asked: dict[Any, str] = {}
 
     def parse(record: dict[str, Any], where: str) -> list[Probe]:
@@ -66,15 +68,17 @@ def read_probes(path: Path) -> list[Probe]:
         labels = _labels(record)
         refuse_twice(names, name, where, f"the name {name!r}")
         refuse_twice(asked, (context, frozenset(found)), where, "the same question")
-        if len(found) == 1:
-            return [Probe(name, context, found[0], labels)]
-        return [
-            Probe(
-                f"{name}/{c}", context, target,
-                labels | {ITEM: name, CHOICE: str(c), RIGHT: YES if c == answer else NO},
-            )
-            for c, target in enumerate(found)
-        ]  # fmt: skip
+        probes = [Probe(name, context, found[0], labels)]
+        if len(found) > 1:
+            probes = [
+                Probe(
+                    f"{name}/{c}", context, target,
+                    labels | {ITEM: name, CHOICE: str(c), RIGHT: YES if c == answer else NO},
+                )
+                for c, target in enumerate(found)
+            ]  # fmt: skip
+        refuse_taken(final, probes, where)
+        return probes
 
     return [probe for probes in read(path, parse, "a probe file") for probe in probes]
 
@@ -134,6 +138,16 @@ def refuse_twice(seen: dict, key: Any, where: str, words: str) -> None:
     seen[key] = where
 
 
+def refuse_taken(seen: dict, probes: Iterable[Probe], where: str) -> None:
+    """Refuses probes of one record whose names another one has, such as a choice's NAME/NUMBER.
+
+    Raises:
+      UserError: there are such.
+    """
+    for probe in probes:
+        refuse_twice(seen, probe.name, where, f"the name {probe.name!r}, of a probe or choice,")
+
+
 def _labels(record: Mapping[str, Any]) -> dict[str, str]:
     labels = {}
     for key, value in record.items():
@@ -151,7 +165,7 @@ def _labels(record: Mapping[str, Any]) -> dict[str, str]:
 
 def _opened(path: Path, reader, what: str) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             yield from reader(path, file)
     except OSError as error:
         raise UserError(
@@ -167,6 +181,12 @@ def _json_lines(path: Path, file) -> Iterator[tuple[str, dict[str, Any]]]:
             continue
         try:
             record = json.loads(line)
+            json.dumps(record, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"{path}:{number}: expected text that UTF-8 can write, got "
+                f"{error.object[error.start]!r}, one half of a character; write it whole"
+            ) from None
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}:{number}: expected one JSON object, got {error}") from None
         if not isinstance(record, dict):
@@ -176,21 +196,31 @@ def _json_lines(path: Path, file) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _csv_rows(path: Path, file) -> Iterator[tuple[str, dict[str, Any]]]:
     reader = csv.DictReader(file, strict=True)
-    while True:
-        try:
-            row = next(reader, None)
-        except csv.Error as error:
-            raise UserError(f"{path}:{reader.line_num}: expected CSV, got {error}") from None
-        if row is None:
-            return
-        where = f"{path}:{reader.line_num}"
-        if None in row or None in row.values():
-            raise UserError(f"{where}: expected {len(reader.fieldnames)} cells, as in the header")
-        record: dict[str, Any] = {key: cell for key, cell in row.items() if cell}
-        for key, mark in IN_CELL.items():
-            if key in record:
-                record[key] = [part.strip() for part in record[key].split(mark)]
-        answer = record.get("answer", "")
-        if answer.isdecimal() and answer not in record.get("choices", ()):
-            record["answer"] = int(answer)
-        yield where, record
+    try:
+        header = list(filter(None, reader.fieldnames or ()))
+        if twice := [name for name in header if header.count(name) > 1]:
+            raise UserError(f"{path}:1: expected every column once, got {twice[0]!r} twice")
+        for row in reader:
+            where = f"{path}:{reader.line_num}"
+            if None in row or None in row.values():
+                count = len(reader.fieldnames)
+                raise UserError(f"{where}: expected {count} cells, as in the header")
+            yield where, _of_cells(row, where)
+    except csv.Error as error:
+        raise UserError(f"{path}:{reader.line_num}: expected CSV, got {error}") from None
+
+
+def _of_cells(row: Mapping[str, str], where: str) -> dict[str, Any]:
+    record: dict[str, Any] = {key: cell for key, cell in row.items() if cell}
+    for key, mark in IN_CELL.items():
+        if key in record:
+            record[key] = [part.strip() for part in record[key].split(mark)]
+    answer = record.get("answer", "")
+    if answer.isdecimal() and answer not in record.get("choices", ()):
+        if len(answer) > _DIGITS:
+            raise UserError(
+                f"{where}: expected 'answer' as one of the choices or its number, got a number of "
+                f"{len(answer)} digits"
+            )
+        record["answer"] = int(answer)
+    return record

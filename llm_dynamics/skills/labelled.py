@@ -52,6 +52,15 @@ class Question:
     skills: tuple[str, ...]
     group: str
 
+    @cached_property
+    def probes(self) -> tuple[Probe, ...]:
+        """A probe for the target or for every choice."""
+        if len(self.targets) == 1:
+            return (Probe(self.name, self.context, self.targets[0]),)
+        return tuple(
+            Probe(f"{self.name}#{c}", self.context, target) for c, target in enumerate(self.targets)
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Labelled:
@@ -96,11 +105,7 @@ class Labelled:
 
     def probes(self) -> tuple[Probe, ...]:
         """A probe for every target and every choice, question by question."""
-        return tuple(
-            Probe(q.name if len(q.targets) == 1 else f"{q.name}#{c}", q.context, target)
-            for q in self.questions
-            for c, target in enumerate(q.targets)
-        )
+        return tuple(probe for q in self.questions for probe in q.probes)
 
     def outcomes(self, values_PxM: np.ndarray) -> Outcomes:
         """What a model got right, and its losses in nats.
@@ -170,11 +175,13 @@ def read(path: Path) -> Labelled:
       UserError: not such a file, or questions that cannot be asked; each with file and line.
     """
     names: dict[str, str] = {}
+    final: dict[str, str] = {}
     asked: dict[Any, str] = {}
 
     def parse(record: dict[str, Any], where: str) -> Question:
         q = _question(record, f"line{where.rpartition(':')[2]}")
         records.refuse_twice(names, q.name, where, f"the name {q.name!r}")
+        records.refuse_taken(final, q.probes, where)
         key = (q.context, q.targets[q.answer], frozenset(q.targets))
         records.refuse_twice(asked, key, where, "the same question")
         return q
@@ -195,7 +202,8 @@ def from_log(log: xr.Dataset, label: str, where: Mapping[str, str], group: str =
       group: label of what is asked about in several probes; "" = every probe by itself.
 
     Raises:
-      UserError: an unknown label, a probe without skills, or no probe.
+      UserError: an unknown label, a probe without skills, an item without some of its choices, or
+        no probe.
     """
     known = [name for name in log.coords if log[name].dims == ("probe",) and name != "probe"]
     for name in (label, *where, *([group] if group else [])):
@@ -204,14 +212,18 @@ def from_log(log: xr.Dataset, label: str, where: Mapping[str, str], group: str =
     questions: list[Question] = []
     columns = {name: log[name].values.astype(str) for name in ("probe", *known)}
     chosen = in_log(log, where)
-    for of in _items(chosen, columns):
+    is_choice_P = _are_choices(columns)
+    for of in _items(chosen, columns, is_choice_P):
         one = {name: column[of[0]] for name, column in columns.items()}
-        name = str(one["probe"] if len(of) == 1 else one[records.ITEM])
+        is_choice = is_choice_P[of[0]]
+        name = str(one[records.ITEM] if is_choice else one["probe"])
+        if is_choice:
+            _refuse_part(name, len(of), columns)
         try:
             skills = _skills(one[label].split(BETWEEN_SKILLS))
         except UserError as fault:
             raise UserError(f"probe {name!r}, label {label!r}: {fault}") from None
-        right = [columns[records.RIGHT][p] == records.YES for p in of] if len(of) > 1 else [True]
+        right = [columns[records.RIGHT][p] == records.YES for p in of] if is_choice else [True]
         if sum(right) != 1:
             raise UserError(f"expected one right choice of the item {name!r}, got {sum(right)}")
         targets = tuple(str(columns["target"][p]) for p in of)
@@ -225,18 +237,38 @@ def from_log(log: xr.Dataset, label: str, where: Mapping[str, str], group: str =
     return Labelled(tuple(questions), f"probe log, skills from the label {label}")
 
 
-def _items(chosen: np.ndarray, columns: Mapping[str, np.ndarray]) -> list[list[int]]:
+def _are_choices(columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Whether a probe is one of the choices of an item."""
+    if not {records.ITEM, records.RIGHT} <= set(columns):
+        return np.zeros(len(columns["probe"]), bool)
+    said_P = np.isin(columns[records.RIGHT], (records.YES, records.NO))
+    return said_P & (columns[records.ITEM] != "")
+
+
+def _items(
+    chosen: np.ndarray, columns: Mapping[str, np.ndarray], is_choice_P: np.ndarray
+) -> list[list[int]]:
     """The probes of each question: neighbours that are choices of one item, or one by itself."""
-    item_P = columns.get(records.ITEM)
-    if item_P is None or records.RIGHT not in columns:
-        return [[int(p)] for p in chosen]
     found: list[list[int]] = []
     for p in chosen.tolist():
-        if found and item_P[p] and item_P[p] == item_P[found[-1][0]]:
+        before = found[-1][0] if found else p
+        both = p != before and is_choice_P[p] and is_choice_P[before]
+        if both and columns[records.ITEM][p] == columns[records.ITEM][before]:
             found[-1].append(p)
         else:
             found.append([p])
     return found
+
+
+def _refuse_part(item: str, count: int, columns: Mapping[str, np.ndarray]) -> None:
+    """Refuses an item without some of its choices: what is right depends on the others."""
+    whole = int((columns[records.ITEM] == item).sum())
+    if count < max(whole, 2):
+        raise UserError(
+            f"expected the choices of the item {item!r} together and at least two of them, got "
+            f"{count} of {whole}; choose probes only by labels that all choices of an item share "
+            f"(not {records.CHOICE} or {records.RIGHT})"
+        )
 
 
 def in_log(log: xr.Dataset, where: Mapping[str, str]) -> np.ndarray:

@@ -7,6 +7,7 @@ import pytest
 from absl.testing import parameterized
 
 from llm_dynamics.errors import UserError
+from llm_dynamics.probe import records
 from llm_dynamics.probe.log import ProbeLog, open_log
 from llm_dynamics.probe.probes import Probe
 from llm_dynamics.probe.scoring import MEASURES
@@ -57,6 +58,22 @@ def test_a_file_is_read_alike_as_lines_and_as_rows(tmp_path):
     assert one.rare(2) == [
         "skill 'square' has 1 question, fewer than 2: its competence is hardly known"
     ]
+
+
+def test_a_mark_of_the_order_of_bytes_is_no_part_of_a_name(tmp_path):
+    """Spreadsheets write one, and blank columns at the end."""
+    (tmp_path / "q.csv").write_text("\ufeffcontext,target,skills,,\na,b,c,,\n")
+    (tmp_path / "q.jsonl").write_text("\ufeff" + json.dumps(GOOD))
+    for name, context in (("q.csv", "a"), ("q.jsonl", GOOD["context"])):
+        assert lib.read(tmp_path / name).questions[0].context == context
+
+
+def test_names_of_choices_are_not_those_of_others(tmp_path):
+    choices, plain = CHOICE | {"name": "a"}, GOOD | {"name": "a#0"}
+    with pytest.raises(UserError, match=r"q.jsonl:2: the name 'a#0', of a probe or choice, is al"):
+        lib.read(write(tmp_path / "q.jsonl", choices, plain))
+    with pytest.raises(UserError, match=r"q.jsonl:2: the name 'a/1', of a probe or choice, is al"):
+        records.read_probes(write(tmp_path / "q.jsonl", plain | {"name": "a/1"}, choices))
 
 
 def test_an_answer_in_a_table_is_a_choice_or_its_number(tmp_path):
@@ -121,6 +138,17 @@ class FaultTest(parameterized.TestCase):
             ("q.jsonl", "[1]", "q.jsonl:1: expected one JSON object"),
             ("q.jsonl", "{", "q.jsonl:1: expected one JSON object"),
             ("q.csv", "context,target,skills\na,b\n", "q.csv:2: expected 3 cells"),
+            ("q.csv", "context,target,skills,target\na,b,c,d\n", "q.csv:1: .* 'target' twice"),
+            (
+                "q.csv",
+                f"context,choices,answer,skills\na,x|y,{'1' * 5000},s\n",
+                "q.csv:2: expected 'answer' .* a number of 5000 digits",
+            ),
+            (
+                "q.jsonl",
+                '\n{"context": "\\ud800x", "target": "b", "skills": ["s"]}',
+                r"q.jsonl:2: expected text that UTF-8 can write, got '\\ud800'",
+            ),
         ):
             (self.folder / name).write_text(text)
             with pytest.raises(UserError, match=message):
@@ -201,3 +229,25 @@ def test_a_log_whose_probes_say_their_skills(tmp_path):
         lib.from_log(log, "skills", {"kind": "other"})
     with pytest.raises(UserError, match="probe 'p0', label 'context'"):
         lib.from_log(log.assign_coords(context=("probe", ["", "a", "b"])), "context", {})
+
+
+def test_choices_of_a_log_are_asked_together_or_not_at_all(tmp_path):
+    choices = [CHOICE | {"name": "x"}, CHOICE | {"name": "y", "context": "the sum is"}]
+    probes = [
+        *records.read_probes(write(tmp_path / "q.jsonl", *choices, GOOD)),
+        Probe("z/0", "c", "t", {"item": "z", "choice": "0", "right": "yes", "skills": "add"}),
+    ]
+    with ProbeLog(tmp_path / "log", probes, [1] * 6, [0], [0]):
+        pass
+    log = open_log(tmp_path / "log")
+    asked = lib.from_log(log.isel(probe=slice(5)), "skills", {})
+    assert [(q.name, q.targets, q.answer) for q in asked.questions] == [
+        ("x", ("four", "two"), 0), ("y", ("four", "two"), 0), ("line3", ("four",), 0),
+    ]  # fmt: skip
+    for where, message in (
+        ({"choice": "1"}, r"choices of the item 'x' together .* 1 of 2; .*\(not choice or right"),
+        ({"right": "yes"}, "got 1 of 2"),
+        ({"item": "z"}, "got 1 of 1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            lib.from_log(log, "skills", where)
