@@ -14,7 +14,7 @@ import xarray as xr
 
 from llm_dynamics.errors import UserError
 from llm_dynamics.files import sync
-from llm_dynamics.probe.log import ProbeLog, open_log
+from llm_dynamics.probe.log import ProbeLog, open_log, refuse_other_probes
 from llm_dynamics.probe.probes import Probe
 
 _KEPT = "checkpoints"  # attribute of the log: {step: identity}
@@ -47,7 +47,8 @@ def open_growing(
       rows: that will be written or were, by ascending step.
 
     Raises:
-      UserError: a row that holds the scores of something else, or see `ProbeLog`.
+      UserError: a log of other probes, a row that holds the scores of something else, or see
+        `ProbeLog`.
     """
     old_path, next_path = (path.with_name(path.name + end) for end in (".old", ".next"))
     if old_path.exists() and not path.exists():
@@ -56,6 +57,8 @@ def open_growing(
         shutil.rmtree(leftover, ignore_errors=True)
     by_step = {row.step: row for row in rows}
     old = open_log(path) if path.exists() else None
+    if old is not None:
+        refuse_other_probes(old, probes, num_target_tokens)
     answered = {} if old is None else _answered(old)
     for step, (there, _) in answered.items():
         asked = by_step.setdefault(step, there)

@@ -181,6 +181,19 @@ def open_log(path: str | Path, scores: bool = True) -> xr.Dataset:
         return log
 
 
+def refuse_other_probes(
+    log: xr.Dataset, probes: Sequence[Probe], num_target_tokens: Sequence[int]
+) -> None:
+    """Refuses probes that are not those of a log, whatever its steps are.
+
+    Raises:
+      UserError: they are others, with the difference.
+    """
+    steps, tokens = log["step"].values, log["tokens"].values
+    table = _coordinates(probes, num_target_tokens, steps, tokens)
+    _compare(log, table.assign_attrs(log.attrs))
+
+
 def _coordinates(probes, num_target_tokens, steps, tokens) -> xr.Dataset:
     """Everything about the log that is known before the first score."""
     names = [probe.name for probe in probes]
