@@ -12,6 +12,7 @@ it was stopped, and asks new checkpoints when there are any.
 
 import dataclasses
 import logging
+import os
 import re
 import shlex
 import sys
@@ -204,7 +205,7 @@ def _probes(asked: Asked) -> _Probes:
     path = files.expanded(asked.probes)
     if path.suffix in (".jsonl", ".csv"):
         return _Probes(records.read_probes(path), path.name, asked.group)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise UserError(
             f"expected --probes as a file (.jsonl or .csv), a run folder with a probe log or "
             f"{_SUITE}NAME, got {asked.probes}"

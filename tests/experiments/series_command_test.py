@@ -240,6 +240,7 @@ def test_what_is_refused_before_anything_is_asked(made, tmp_path):
     good = {"context": "a fox is", "target": "red"}
     for asked, message in (
         (Asked((str(run),), str(tmp_path / "absent")), "expected --probes as a file"),
+        (Asked((str(run),), "n" * 300), "expected --probes as a file"),
         (Asked((str(run),), str(run)), "expected a probe log at .*run/probes, found nothing"),
         (Asked((str(run),), probes, by="kin"), "no label 'kin'; did you mean 'kind'"),
         (Asked((str(run),), file(*({"context": f"{n} is", "target": "red", "of": n}
