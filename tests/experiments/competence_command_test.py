@@ -245,6 +245,9 @@ def test_a_series_of_folders(made, undrawn, tmp_path):
     assert not scorer.is_kept(checkpoints([finished_run(runs[0])])[0])
     # Steps are those that --at says.
     only = dataclasses.replace(asked, steps=(1000,))
+    assert competence.describe(only, tmp_path)[2:] == [
+        line for line in competence.describe(asked, tmp_path) if line.startswith("p2/step=2: ")
+    ]
     members, at = competence._members(only)
     assert ([m.run for m in members], at) == (["p2"], (1000,))
     for steps, message in (((2,), "no checkpoint of step 2; --at says 4000, 1000"),
