@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import app, flags
 
-from experiments import cli, competence_biographies
+from experiments import cli, compared, competence_biographies
 from llm_dynamics import files
 from llm_dynamics.errors import UserError
 from llm_dynamics.hub.series import open_members, refuse_same
@@ -183,15 +183,9 @@ def _claim(folder: RunFolder, labelled: lib.Labelled, asked: Asked, command: str
     count, digest = len(labelled.questions), fingerprint(labelled.questions)
     kept = Kept(
         f"{count} of {labelled.source}, {digest}",
-        tuple(sorted(map(_whole, asked.runs))),
+        tuple(sorted(compared.whole(asked.runs))),
     )
     folder.claim(kept, {"fingerprint": digest, "command": command})
-
-
-def _whole(run: str | Path) -> str:
-    """A path from the root; a revision or pattern of them as it is."""
-    path = RunFolder(Path(run)).path
-    return str(path) if path.exists() or "@" not in str(run) else str(run)
 
 
 def _points(scorer: Scorer, members: Sequence[Member], at: Sequence[int]) -> list[Point]:

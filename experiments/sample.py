@@ -18,7 +18,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from experiments import cli
+from experiments import cli, compared
 from llm_dynamics import files
 from llm_dynamics.errors import UserError
 from llm_dynamics.hub.series import open_members, refuse_same
@@ -26,7 +26,7 @@ from llm_dynamics.model.generate import Sampling, generate
 from llm_dynamics.report.sample_report import Sample, write_report
 from llm_dynamics.spec import fingerprint
 from llm_dynamics.train.run_folder import RunFolder
-from llm_dynamics.train.series import Member
+from llm_dynamics.train.series import Member, are_finite
 
 _STEP = 32  # buffers are multiples of it, so that few programs are compiled
 
@@ -87,7 +87,8 @@ def run(asked: Asked, workdir: Path, command: str) -> Path:
     """
     members = _opened(asked)
     folder = RunFolder(workdir)
-    folder.claim(Kept(asked), {"fingerprint": fingerprint(asked.prompts), "command": command})
+    named = dataclasses.replace(asked, checkpoints=compared.whole(asked.checkpoints))
+    folder.claim(Kept(named), {"fingerprint": fingerprint(asked.prompts), "command": command})
     found = []
     for member in members:
         found += _continued(member, asked)
@@ -124,13 +125,17 @@ def _opened(asked: Asked) -> list[Member]:
 
 
 def _continued(member: Member, asked: Asked) -> list[Sample]:
-    words, new = member.tokenizer, asked.sampling.max_new
+    words, new, params = member.tokenizer, asked.sampling.max_new, member.params()
+    if not are_finite(params):
+        raise UserError(
+            f"{member.of.run}: expected finite parameters: the model diverged; leave it out"
+        )
     each = [(prompt, draw) for prompt in asked.prompts for draw in range(asked.draws)]
     prompts = words.encode_batch([prompt for prompt, _ in each])
     length = -(-(max(map(len, prompts)) + new) // _STEP) * _STEP
     found = generate(
         member.config,
-        member.params(),
+        params,
         prompts,
         asked.sampling,
         [int(fingerprint([asked.seed, prompt, draw])[:8], 16) for prompt, draw in each],

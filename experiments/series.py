@@ -22,11 +22,10 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-from experiments import cli
+from experiments import cli, compared
 from llm_dynamics import files, suites
 from llm_dynamics.data.cache import cache_folder
 from llm_dynamics.errors import UserError
-from llm_dynamics.hub import revisions
 from llm_dynamics.hub.series import open_series
 from llm_dynamics.model import size
 from llm_dynamics.model.config import ModelConfig
@@ -103,7 +102,7 @@ def run(asked: Asked, workdir: Path, command: str) -> Path:
     digest = fingerprint([asker.digest(tokenizer), each])
     kept = Kept(
         questions=f"{len(each)} of {questions.source}, {digest}",
-        checkpoints=_whole(asked.checkpoints),
+        checkpoints=compared.whole(asked.checkpoints),
         at=asked.at,
         model=members[0].config,
     )
@@ -139,7 +138,7 @@ def _report(
     model = {
         "parameters": size.num_params(first.config),
         "tokenizer": f"{first.tokenizer.vocab_size:,} ids, {first.tokenizer.fingerprint}",
-        "read from": ", ".join(_whole(asked.checkpoints)),
+        "read from": ", ".join(compared.whole(asked.checkpoints)),
     }
     study = SeriesStudy(first.run, questions.source, found, made, asked.by, model, command)
     return write_report(folder.path, study)
@@ -225,15 +224,6 @@ def _of_log(log) -> list[Probe]:
         Probe(name, context, target, dict(zip(labels, own, strict=True)))
         for name, context, target, own in zip(*columns, values, strict=True)
     ]
-
-
-def _whole(checkpoints: Sequence[str]) -> tuple[str, ...]:
-    """The list as it is compared: paths from the root, revisions and patterns of them as given."""
-    found = []
-    for word in checkpoints:
-        path = RunFolder(Path(word)).path
-        found.append(word if revisions.parted(word) and not path.exists() else str(path))
-    return tuple(found)
 
 
 def _numbers(name: str, words: Sequence[str]) -> tuple[int, ...]:

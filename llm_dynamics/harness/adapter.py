@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from lm_eval import utils
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
@@ -27,7 +26,7 @@ from llm_dynamics.hub.tokenizer_files import found_words
 from llm_dynamics.model.config import ModelConfig
 from llm_dynamics.model.generate import Sampling, generate
 from llm_dynamics.train.finished import FinishedRun
-from llm_dynamics.train.series import Checkpoint, OwnCheckpoint
+from llm_dynamics.train.series import Checkpoint, OwnCheckpoint, are_finite
 
 _log = logging.getLogger(__name__)
 _MAX_NEW = 256  # tokens where a task names no other number
@@ -70,7 +69,7 @@ class CheckpointLM(TemplateLM):
                 f"expected a max_length of at most the model's {config.max_length}, got "
                 f"{max_length}"
             )
-        if not _are_finite(params):
+        if not are_finite(params):
             raise _diverged(name, "parameters")
         self._name = name
         self.words = words
@@ -280,11 +279,6 @@ class CheckpointLM(TemplateLM):
             if not open_rows:
                 break
         return made
-
-
-@jax.jit
-def _are_finite(params: Any) -> jax.Array:
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
 
 
 def _diverged(name: str, what: str) -> UserError:

@@ -4,6 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import jax
+import jax.numpy as jnp
+
 from llm_dynamics.data.tokenizers import Tokenizer
 from llm_dynamics.errors import UserError
 from llm_dynamics.model.config import ModelConfig
@@ -182,3 +185,9 @@ def checkpoints(runs: Sequence[FinishedRun], steps: Sequence[int] = ()) -> list[
 
 def _twice(values: Sequence[Any]) -> list[Any]:
     return sorted({value for value in values if values.count(value) > 1})
+
+
+@jax.jit
+def are_finite(params: Any) -> jax.Array:
+    """Whether no parameter is NaN or infinite: those of a run that diverged are."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()

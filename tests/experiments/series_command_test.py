@@ -273,14 +273,6 @@ def test_a_workdir_holds_one_series(made, finished, undrawn, tmp_path):
         gc.collect()
 
 
-def test_a_revision_is_the_same_wherever_the_command_is_given(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    given = ("gpt2@main", "them/tiny@step*", "tiny@home/step4", "run")
-    kept = ("gpt2@main", "them/tiny@step*", f"{tmp_path}/tiny@home/step4", f"{tmp_path}/run")
-    (tmp_path / "tiny@home" / "step4").mkdir(parents=True)
-    assert series._whole(given) == kept
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
