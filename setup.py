@@ -44,6 +44,7 @@ EXTRAS = {
     # torch and transformers are the references that the tests compare with. The exact torch
     # version lets an index or a folder that carries its CPU build provide it.
     "test": [
+        "accelerate>=1,<2",  # the harness reads models of transformers with it
         "chex>=0.1.92,<0.2",
         "gguf>=0.17,<1",
         "lm-eval>=0.4.13,<0.5",
