@@ -53,8 +53,8 @@ def main(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = open_model(Path(folder))
         config, params = model.run.config, model.run.params(0)
+        ids = list(model.run.tokenizer.encode(_PROMPT))
     rows, new = _ROWS.value, _NEW.value
-    ids = list(model.run.tokenizer.encode(_PROMPT))
     prompt_BxL = np.array([ids[: len(ids) - row % 4] + ids[: row % 4] for row in range(rows)])
 
     def ours() -> np.ndarray:
