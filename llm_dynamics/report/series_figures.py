@@ -45,6 +45,11 @@ def curves(rows: Rows, found: Trajectories, parts: Sequence[str]) -> Figure:
             for axis, table in zip((left, right), tables[2 * i : 2 * i + 2], strict=True):
                 value, low, high = (np.array(table[end], float) for end in _ENDS)
                 low, high = (np.where(np.isnan(end), value, end) for end in (low, high))
+                if len(value) == 1:  # no curve: marks beside each other
+                    aside = found.steps_S + 0.005 * max(1, found.steps_S[0]) * i
+                    axis.plot(aside, value, dash, color=tint, marker=".", label=part)
+                    axis.vlines(aside, low, high, color=tint, alpha=0.5)
+                    continue
                 axis.plot(found.steps_S, value, dash, color=tint, marker=".", label=part)
                 axis.fill_between(found.steps_S, low, high, color=tint, alpha=0.15, lw=0)
         left.set_ylabel("mean log-probability, nats per token")
@@ -52,6 +57,9 @@ def curves(rows: Rows, found: Trajectories, parts: Sequence[str]) -> Figure:
         right.set_ylim(-0.03, 1.03)
         for axis in (left, right):
             _steps(axis, found)
+            if len(found.steps_S) == 1:
+                axis.set_xticks([])
+                axis.set_xlabel(f"at {found.steps_S[0]} updates")
         if len(parts) > 1:
             right.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
         return drawing
@@ -60,8 +68,8 @@ def curves(rows: Rows, found: Trajectories, parts: Sequence[str]) -> Figure:
         "curves",
         "How probable and how often right",
         "Mean log-probability of the target or right choice, and the share of questions answered "
-        "rightly, at every checkpoint. Bands: 95 % intervals over groups of questions, left "
-        "Student's, right Wilson's.",
+        "rightly, at every checkpoint. Bands or bars: 95 % intervals over groups of questions, "
+        "left Student's, right Wilson's.",
         "Log-probability and share right over training steps, a line for each group of questions.",
         draw,
         stack(tables),

@@ -182,7 +182,7 @@ def _by_checkpoint(rows: Mapping[str, Row], study: SeriesStudy) -> Fold:
         for step, tokens in zip(found.steps_S, found.tokens_S, strict=True)
     )
     table = Table("All questions at every checkpoint", columns, body, columns, sortable=True)
-    return Fold(f"{len(body)} checkpoints", (table,))
+    return Fold(f"{len(body)} checkpoint{'s' * (len(body) > 1)}", (table,))
 
 
 def _changes(rows: Mapping[str, Row], parts: Sequence[str], of: str, caption: str) -> Table:
