@@ -50,7 +50,8 @@ def rows(at: str, found: Answered, harness: str, group: str = "") -> list[Row]:
         if not is_mean or not np.isin(values_T, (0, 1)).all():
             note = "an aggregate of the harness, without an interval"
             unit = _UNITS.get(metric, "1")
-            made.append(interval_row(name, exact(value), unit, len(samples), words, note))
+            lacks = "the harness found no finite number"
+            made.append(interval_row(name, exact(value), unit, len(samples), words, note, lacks))
             continue
         groups_T = _groups(samples, group)
         note = _limited(found, len(samples))

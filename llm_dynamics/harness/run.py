@@ -61,7 +61,7 @@ def answered(lm: Any, manager: Any, names: Sequence[str], limit: int = 0) -> lis
       limit: the first so many questions of each task; 0 = all.
 
     Raises:
-      UserError: an unknown task, or one that the harness cannot load.
+      UserError: an unknown task, one that the harness cannot load, or a metric that overflows.
     """
     from lm_eval import evaluator
 
@@ -79,9 +79,15 @@ def answered(lm: Any, manager: Any, names: Sequence[str], limit: int = 0) -> lis
         if task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=0)
         task.set_fewshot_seed(seed=_FEWSHOT_SEED)
-    found = evaluator.evaluate(
-        lm=lm, task_dict=loaded, limit=limit or None, bootstrap_iters=0, log_samples=True
-    )
+    try:
+        found = evaluator.evaluate(
+            lm=lm, task_dict=loaded, limit=limit or None, bootstrap_iters=0, log_samples=True
+        )
+    except OverflowError as error:  # exp of what a model finds all but impossible
+        raise UserError(
+            f"lm-evaluation-harness cannot compute a metric of {', '.join(names)}: {error}; leave "
+            "out metrics of perplexity, or this checkpoint"
+        ) from error
     return [_answered(name, found) for name in loaded["tasks"]]
 
 
@@ -112,15 +118,26 @@ def _answered(name: str, found: Mapping[str, Any]) -> Answered:
 
 
 def to_json(found: Answered) -> dict[str, Any]:
-    """What `json` writes and `from_json` reads."""
+    """What `json` writes and `from_json` reads; numbers that are not finite are null."""
     said = dataclasses.asdict(found)
     said["values"] = [[*key, value] for key, value in found.values.items()]
-    return said
+    return _finite(said)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def from_json(said: Mapping[str, Any]) -> Answered:
     """The inverse of `to_json`; tuples come back as lists."""
-    values = {(metric, filtered): value for metric, filtered, value in said["values"]}
+    values = {
+        (metric, filtered): math.nan if value is None else value
+        for metric, filtered, value in said["values"]
+    }
     samples = [Sample(**sample) for sample in said["samples"]]
     return Answered(**{**said, "values": values, "samples": samples})
 

@@ -63,6 +63,16 @@ def test_what_is_no_share_has_no_interval():
     assert "without an interval" in row["note"]
 
 
+def test_what_is_no_number_is_kept_and_said():
+    found = answered([sample(math.nan), sample(1)], {("acc", "none"): math.nan})
+    kept = run.from_json(json.loads(json.dumps(run.to_json(found), allow_nan=False)))
+    assert math.isnan(kept.values["acc", "none"])
+    assert [s.metrics["acc"] for s in kept.samples] == [None, 1]
+    for each in (found, kept):
+        (row,) = rows.rows("a", each, "1")
+        assert row["value"] is None and "no finite number" in row["note"]
+
+
 def test_filters_are_part_of_the_name():
     mine = Sample({}, "strict", ["x"], 1, {"exact_match": 1.0})
     found = answered([mine], {("exact_match", "strict"): 1.0}, "generate_until")
