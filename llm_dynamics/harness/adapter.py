@@ -44,7 +44,7 @@ class CheckpointLM(TemplateLM):
       words: its tokenizer, see `words`.
       max_length: tokens that the model reads at once; 0 = its max_length.
       eos_ids: tokens that end a generated text besides the tokenizer's.
-      tokens: positions of a batch.
+      tokens: positions of a batch of texts that are written.
       name: of the checkpoint, in what is refused.
 
     Raises:
@@ -75,7 +75,7 @@ class CheckpointLM(TemplateLM):
         self.words = words
         self.max_length = max_length or config.max_length
         self.eos_ids = frozenset((words.eos_token_id, *eos_ids))
-        self._scorer = Scorer(config, params, tokens)
+        self._scorer = Scorer(config, params)
         self._tokens = tokens
 
     @classmethod
