@@ -9,7 +9,7 @@ import shlex
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -274,6 +274,18 @@ def _put(overrides: dict[str, str], setting: str, where: str) -> None:
     if not equals or not key:
         _stop(f"expected {_PREFIX}KEY=VALUE, in a file KEY=VALUE, got {setting!r} in {where}")
     overrides[key] = value
+
+
+def numbers(name: str, words: Sequence[str], kind: type = int) -> tuple:
+    """The values of a flag that is a list of numbers.
+
+    Raises:
+      UserError: something else is among them.
+    """
+    try:
+        return tuple(kind(word) for word in words)
+    except ValueError:
+        raise UserError(f"expected --{name} as numbers by commas, got {','.join(words)}") from None
 
 
 def _stop(message: str) -> NoReturn:

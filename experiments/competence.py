@@ -254,13 +254,6 @@ def frequencies(path: Path) -> dict[str, float]:
         ) from None
 
 
-def _numbers(name: str, words: Sequence[str], kind: type) -> tuple:
-    try:
-        return tuple(kind(word) for word in words)
-    except ValueError:
-        raise UserError(f"expected --{name} as numbers by commas, got {','.join(words)}") from None
-
-
 def _pairs(words: Sequence[str]) -> tuple[tuple[str, str], ...]:
     parted = [word.partition("=") for word in words]
     if not all(equals for _, equals, _ in parted):
@@ -276,8 +269,8 @@ def _asked(values) -> Asked:
     if bool(values.probes) == values.log:
         raise UserError("expected either --probes=FILE.jsonl or --log")
     settings = Settings(
-        taus=_numbers("taus", values.taus, float),
-        alphas=_numbers("alphas", values.alphas, float),
+        taus=cli.numbers("taus", values.taus, float),
+        alphas=cli.numbers("alphas", values.alphas, float),
         level=values.level,
         frequency=frequencies(Path(values.frequencies)) if values.frequencies else None,
     )
@@ -285,8 +278,8 @@ def _asked(values) -> Asked:
         runs=tuple(values.run),
         probes=Path(values.probes) if values.probes else None,
         log=FromLog(values.label, _pairs(values.where), values.group),
-        steps=_numbers("steps", values.steps, int),
-        at=_numbers("at", values.at, int),
+        steps=cli.numbers("steps", values.steps, int),
+        at=cli.numbers("at", values.at, int),
         tokenizer=values.tokenizer,
         fewest=values.fewest,
         settings=settings,

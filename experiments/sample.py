@@ -164,17 +164,13 @@ def _prompts(values) -> tuple[str, ...]:
 def _asked(values) -> Asked:
     if not values.checkpoints:
         raise UserError("expected --checkpoints=A,B: run folders, folders of models, REPO@REVISION")
-    try:
-        steps = tuple(map(int, values.steps))
-    except ValueError:
-        raise UserError(f"expected --steps as numbers, got {','.join(values.steps)}") from None
     return Asked(
         checkpoints=tuple(values.checkpoints),
         prompts=_prompts(values),
         sampling=Sampling(values.temperature, values.top_p, values.max_new),
         draws=values.draws,
         seed=values.seed,
-        steps=steps,
+        steps=cli.numbers("steps", values.steps),
         tokenizer=values.tokenizer,
     )
 

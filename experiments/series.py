@@ -226,13 +226,6 @@ def _of_log(log) -> list[Probe]:
     ]
 
 
-def _numbers(name: str, words: Sequence[str]) -> tuple[int, ...]:
-    try:
-        return tuple(int(word) for word in words)
-    except ValueError:
-        raise UserError(f"expected --{name} as numbers by commas, got {','.join(words)}") from None
-
-
 def _asked(values) -> Asked:
     if not values.checkpoints:
         raise UserError("expected --checkpoints=A,B: run folders, folders of models, REPO@REVISION")
@@ -243,8 +236,8 @@ def _asked(values) -> Asked:
     return Asked(
         checkpoints=tuple(values.checkpoints),
         probes=values.probes,
-        at=_numbers("at", values.at),
-        steps=_numbers("steps", values.steps),
+        at=cli.numbers("at", values.at),
+        steps=cli.numbers("steps", values.steps),
         tokens_per_step=values.tokens_per_step,
         by=values.by,
         group=values.group,
